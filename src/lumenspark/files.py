@@ -1,0 +1,44 @@
+"""Writing files so that a crash never leaves half of one under its final name."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to a temporary name in the same folder, flush it to disk, rename it.
+
+    Whatever happens, ``path`` holds either its old content or all of the new one. Raises OSError
+    (disk full, folder not writable) with the old file untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as indented JSON, written by :func:`write_file`."""
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut (a no-op where folders cannot be opened)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
