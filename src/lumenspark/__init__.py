@@ -1,0 +1,28 @@
+"""Small language models: train one on a laptop in minutes, look inside it, carry it anywhere.
+
+Importing this package loads neither torch nor transformers; its names resolve on first use.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.2.0"
+
+_HOME = {
+    "LumiereConfig": "lumenspark.models",
+    "LumiereBackbone": "lumenspark.models",
+    "LumiereForCausalLM": "lumenspark.models",
+    "LumiereModel": "lumenspark.models",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

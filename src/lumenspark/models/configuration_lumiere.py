@@ -1,0 +1,66 @@
+"""The configuration of Lumiére, a small decoder-only transformer made for looking inside."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class LumiereConfig(PreTrainedConfig):
+    """What a Lumiére is made of. The defaults are Lumiére-1M: 1,053,824 parameters.
+
+    ``intermediate_size`` is the width of the plain feed-forward layer whose parameter budget the
+    gated one keeps: three matrices in the place of two, so 2/3 as wide (Shazeer 2020), rounded
+    down to a multiple of 8. It is read from :attr:`gated_size`.
+    ``dropout`` applies to the embeddings, the attention weights and both sublayers' outputs.
+    """
+
+    model_type = "lumiere"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 4096
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    intermediate_size: int = 256
+    max_position_embeddings: int = 64
+    dropout: float = 0.1
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 1
+    pad_token_id: int | None = 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        if self.gated_size < 8:
+            raise ValueError(
+                f"intermediate_size={self.intermediate_size} must be at least 12, which makes 8 "
+                "gated units"
+            )
+        # Names the code that transformers copies beside the weights (trust_remote_code).
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "configuration_lumiere.LumiereConfig",
+                "AutoModel": "modeling_lumiere.LumiereBackbone",
+                "AutoModelForCausalLM": "modeling_lumiere.LumiereForCausalLM",
+            },
+        )
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def gated_size(self) -> int:
+        """Units of the gated feed-forward layer: 168 where ``intermediate_size`` is 256."""
+        return self.intermediate_size * 2 // 3 // 8 * 8
