@@ -13,9 +13,13 @@ _HOME = {
     "LumiereBackbone": "lumenspark.models",
     "LumiereForCausalLM": "lumenspark.models",
     "LumiereModel": "lumenspark.models",
+    "Recipe": "lumenspark.training.recipe",
+    "load": "lumenspark.loading",
+    "train": "lumenspark.pipeline",
+    "resume": "lumenspark.pipeline",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,8 +20,8 @@ def write_file(path: Path, content: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -34,7 +34,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` survive a power cut (a no-op where folders cannot be opened)."""
+    """Make renames inside ``folder`` survive a power cut (POSIX only)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -71,7 +71,7 @@ class LumiereBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: LumiereConfig, layer_idx: int) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.config = config
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = LumiereAttention(config, layer_idx)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -87,9 +87,10 @@ class LumiereBlock(GradientCheckpointingLayer):
         attended, weights = self.self_attn(
             self.input_layernorm(hidden), attention_mask, past_key_values, output_attentions
         )
-        hidden = hidden + functional.dropout(attended, self.dropout, self.training)
+        dropout = self.config.dropout
+        hidden = hidden + functional.dropout(attended, dropout, self.training)
         transformed = self.mlp(self.post_attention_layernorm(hidden))
-        return hidden + functional.dropout(transformed, self.dropout, self.training), weights
+        return hidden + functional.dropout(transformed, dropout, self.training), weights
 
 
 class LumierePreTrainedModel(PreTrainedModel):
@@ -146,9 +147,10 @@ class LumiereBackbone(LumierePreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """``input_ids`` (B, T), or ``inputs_embeds`` (B, T, E); ``attention_mask`` (B, S), 0 at pads.
+        """``input_ids`` (B, T) or ``inputs_embeds`` (B, T, E); ``attention_mask`` (B, S).
 
-        Without ``position_ids`` (B, T) a row's positions count its own tokens, pads left out.
+        Without ``position_ids`` (B, T) a row's positions count its own tokens, pads left out
+        (0 in the mask).
         ``hidden_states`` holds the embeddings, then each block's output, the last one normalised;
         ``attentions`` holds each block's weights (B, H, T, S).
 

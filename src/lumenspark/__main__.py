@@ -1,0 +1,5 @@
+"""python -m lumenspark: the command line."""
+
+from lumenspark.cli import main
+
+main()

@@ -1,0 +1,76 @@
+"""The command `lumenspark`: one module for each verb. They parse, call, and print."""
+
+import os
+import sys
+from importlib import import_module
+
+VERBS = {
+    "train": "train a recipe, evaluate it, write its card and curves",
+    "resume": "go on with a run that was stopped",
+    "evaluate": "perplexity and bits per byte of any causal language model",
+    "generate": "write text",
+    "card": "write a run's model card, or check it",
+    "push": "upload a run's model and card to the hub",
+    "prepare": "turn text into token ids ahead of time",
+    "runs": "list what has been trained",
+    "recipes": "list the presets",
+}
+
+HELP = """usage: lumenspark VERB [ARGUMENTS]      (lumenspark VERB --help says more)
+
+{verbs}
+
+A model is named by a folder, a run's id or the beginning of one, latest, or an id on the hub.
+
+  lumenspark train lumiere-1m                        four minutes, on text that Python carries
+  lumenspark train lumiere-1m --data my-folder --budget 20m
+  lumenspark generate latest "The film was"
+
+--debug shows the traceback of an error."""
+
+
+def main() -> None:
+    """Run the verb that the command line names. Exit code 2 for an error of the user's."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    sys.exit(run(arguments, debug=len(arguments) < len(sys.argv) - 1))
+
+
+def run(arguments: list[str], debug: bool = False) -> int:
+    """The exit code of a command line (without the program's name)."""
+    from lumenspark.errors import UserError
+
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        width = max(map(len, VERBS))
+        verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+        print(HELP.format(verbs=verbs))
+        return 0
+    if arguments[0] == "--version":
+        from lumenspark import __version__
+
+        print(f"lumenspark {__version__}")
+        return 0
+    try:
+        return _run_verb(*arguments)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"lumenspark: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run_verb(verb: str, *arguments: str) -> int:
+    from lumenspark.errors import UserError
+
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"there is no verb {verb!r}{hint}: lumenspark --help lists them")
+    module = import_module(f"lumenspark.cli.{verb}")
+    return int(module.main(list(arguments)) or 0)

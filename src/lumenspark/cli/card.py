@@ -1,0 +1,39 @@
+"""lumenspark card: write a run's model card, or check the one that is there."""
+
+from dataclasses import dataclass
+
+import tyro
+
+from lumenspark.errors import UserError
+
+
+@dataclass
+class Arguments:
+    """Write a run's README.md, which says only what the run's files say."""
+
+    run: tyro.conf.Positional[str]
+    """A run's id, the beginning of one, latest, or its folder."""
+    checkpoint: str | None = None
+    """Which checkpoint the card is about; best unless given."""
+    check: bool = False
+    """Write nothing; fail where the card says what the files do not."""
+
+
+def main(arguments: list[str]) -> None:
+    options = tyro.cli(Arguments, prog="lumenspark card", args=arguments)
+    from lumenspark.evaluation.card import check_card, write_card
+    from lumenspark.training.run import get_run
+
+    run = get_run(options.run)
+    if not options.check:
+        print(write_card(run.path, options.checkpoint or "best"))
+        return
+    untrue = check_card(run.path, options.checkpoint)
+    if untrue:
+        for line in untrue:
+            print(line)
+        raise UserError(
+            f"the card of run {run.id} and its files disagree in the lines above: write it again "
+            f"with `lumenspark card {run.id}`"
+        )
+    print(f"the card of run {run.id} says what its files say")

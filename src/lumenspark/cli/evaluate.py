@@ -1,0 +1,88 @@
+"""lumenspark evaluate: the figures of any causal language model."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from lumenspark.errors import UserError
+
+if TYPE_CHECKING:
+    from lumenspark.data.corpora import Corpus
+    from lumenspark.training.run import Run
+
+
+@dataclass
+class Arguments:
+    """Perplexity and bits per byte of any causal language model of transformers."""
+
+    model: tyro.conf.Positional[str]
+    """A folder, a run's id or the beginning of one, latest, or an id on the hub."""
+    data: str | None = None
+    """The text, as for train; a run's own text unless given."""
+    split: str = "test"
+    """train, validation or test."""
+    protocol: Literal["strided", "card"] = "strided"
+    """strided: every token once; card: the model card's windows of 64 that overlap by 8."""
+    context: int | None = None
+    """Tokens the model sees at once; as many as it takes (up to 1024) unless given."""
+    stride: int | None = None
+    """strided: new tokens in each window; half the context unless given."""
+    layout: Literal["auto", "plain", "wikitext"] = "auto"
+    """How the text is laid out."""
+    checkpoint: str = "best"
+    """Which checkpoint of a run."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    trust_remote_code: bool = False
+    """Run model code that lies beside the weights."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
+def main(arguments: list[str]) -> None:
+    options = tyro.cli(Arguments, prog="lumenspark evaluate", args=arguments)
+    from lumenspark.evaluation.perplexity import evaluate
+    from lumenspark.evaluation.records import describe, store
+    from lumenspark.loading import load
+    from lumenspark.training.checkpoint import checkpoint_step
+    from lumenspark.training.device import choose_device
+    from lumenspark.training.run import find_run, runs_folder
+
+    run = None if (Path(options.model) / "config.json").is_file() else find_run(options.model)
+    corpus = _open_corpus(options, run)
+    device = choose_device(options.device)
+    model, tokenizer = load(options.model, options.checkpoint, device, options.trust_remote_code)
+    figures = evaluate(
+        model,
+        tokenizer,
+        corpus,
+        split=options.split,
+        protocol=options.protocol,
+        context=options.context,
+        stride=options.stride,
+    )
+    print(json.dumps(figures.to_dict(), indent=2) if options.json else describe(figures))
+    command = shlex.join(["lumenspark", "evaluate", *arguments])
+    if run is not None:
+        step = checkpoint_step(run.checkpoint(options.checkpoint))
+        store(run.path, figures, checkpoint=options.checkpoint, step=step, command=command)
+        return
+    folder = Path(options.model)
+    if not folder.is_dir():  # a model on the hub
+        folder = runs_folder() / "evaluations" / options.model.replace("/", "--")
+        folder.mkdir(parents=True, exist_ok=True)
+    store(folder, figures, checkpoint=options.model, step=None, command=command)
+
+
+def _open_corpus(options: Arguments, run: "Run | None") -> "Corpus":
+    from lumenspark.data.corpora import open_corpus
+    from lumenspark.training.text import open_recipe_corpus
+
+    if options.data is not None:
+        return open_corpus(options.data, layout=options.layout)
+    if run is None:
+        raise UserError(f"{options.model} is not a run, so say on which text: --data …")
+    return open_recipe_corpus(run.recipe())

@@ -1,0 +1,32 @@
+"""lumenspark recipes: the presets, with their size and the time they take here."""
+
+import tyro
+
+
+def main(arguments: list[str]) -> None:
+    tyro.cli(_show, prog="lumenspark recipes", args=arguments)
+
+
+def _show() -> None:
+    """List the presets: parameters, and the expected time of training on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lumenspark.pipeline import quick_estimate
+    from lumenspark.training.recipe import load_recipe, recipe_names
+
+    table = Table(box=None, header_style="bold")
+    for name in ("recipe", "data", "parameters", "context", "time here"):
+        table.add_column(name, justify="left" if name in {"recipe", "data"} else "right")
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        parameters, seconds = quick_estimate(recipe)
+        table.add_row(
+            name,
+            recipe.data,
+            f"{parameters:,}",
+            str(recipe.model.max_position_embeddings),
+            f"{seconds / 60:.1f} min" + (" (its budget)" if recipe.budget else ""),
+        )
+    Console(highlight=False).print(table)
+    print("lumenspark train RECIPE --dry-run measures one exactly")

@@ -1,0 +1,65 @@
+"""lumenspark runs: what has been trained, with figures."""
+
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+
+def main(arguments: list[str]) -> None:
+    tyro.cli(_show, prog="lumenspark runs", args=arguments)
+
+
+def _show() -> None:
+    """List the runs in ./runs (or LUMENSPARK_RUNS), the newest last."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lumenspark.evaluation.records import read_evaluations
+    from lumenspark.training.run import list_runs, runs_folder
+
+    runs = list_runs()
+    if not runs:
+        print(f"no runs in {runs_folder().resolve()}: `lumenspark train` makes one")
+        return
+    table = Table(box=None, header_style="bold")
+    for name in (
+        "run",
+        "recipe",
+        "data",
+        "steps",
+        "validation",
+        "card loss",
+        "perplexity",
+        "bits/byte",
+    ):
+        table.add_column(name, justify="left" if name in {"run", "recipe", "data"} else "right")
+    for run in runs:
+        recipe = run.recipe()
+        best = [line["validation_loss"] for line in run.metrics() if "validation_loss" in line]
+        card, strided = (_newest(read_evaluations(run.path), kind) for kind in ("card", "strided"))
+        table.add_row(
+            run.id,
+            recipe.name,
+            Path(recipe.data).name,
+            f"{_last_step(run)}/{recipe.train.steps}",
+            _figure(min(best, default=None)),
+            _figure(card.get("loss")),
+            _figure(card.get("perplexity"), 2),
+            _figure(strided.get("bits_per_byte")),
+        )
+    Console(highlight=False).print(table)
+
+
+def _last_step(run: Any) -> int:
+    return max((line["step"] for line in run.metrics()), default=0)
+
+
+def _newest(evaluations: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
+    """The newest figures of the best checkpoint by a protocol; empty where there are none."""
+    fitting = [e for e in evaluations if e["protocol"] == protocol and e["checkpoint"] == "best"]
+    return fitting[-1] if fitting else {}
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

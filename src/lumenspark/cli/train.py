@@ -1,0 +1,44 @@
+"""lumenspark train: a recipe to a trained, evaluated model with its card."""
+
+import time
+from typing import TYPE_CHECKING
+
+from .recipe_arguments import parse_recipe
+
+if TYPE_CHECKING:
+    from lumenspark.pipeline import Estimate
+
+
+def main(arguments: list[str]) -> int:
+    started = time.monotonic()
+    description = "Train a recipe, evaluate its best checkpoint, write curves and card."
+    recipe, dry_run = parse_recipe("train", description, arguments)
+    from lumenspark.pipeline import estimate, train
+
+    if dry_run:
+        print_estimate(estimate(recipe))
+        return 0
+    from .stopping import saved_when_stopped
+
+    with saved_when_stopped():
+        train(recipe, started=started)
+    return 0
+
+
+def print_estimate(estimate: "Estimate") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    passes = estimate.tokens_seen / estimate.train_tokens
+    table = Table(show_header=False, box=None)
+    for name, value in (
+        ("parameters", f"{estimate.parameters:,}"),
+        ("vocabulary", f"{estimate.vocab_size:,}"),
+        ("train split", f"{estimate.train_tokens:,} tokens"),
+        ("steps", f"{estimate.steps:,}, {estimate.seconds_per_step * 1000:.0f} ms each here"),
+        ("tokens seen", f"{estimate.tokens_seen:,} ({passes:.1f} passes)"),
+        ("training time", f"{estimate.seconds / 60:.1f} min"),
+        ("memory", f"{estimate.memory / 2**20:,.0f} MiB"),
+    ):
+        table.add_row(name, value)
+    Console(highlight=False).print(table)

@@ -1,0 +1,69 @@
+"""Where text comes from: the one function that opens a corpus by what a user calls it."""
+
+import re
+from pathlib import Path
+
+from lumenspark.data.documents import SPLITS, Corpus, Piece
+from lumenspark.data.hub import open_hub, open_wikitext_2
+from lumenspark.data.local_files import open_files
+from lumenspark.data.python_docs import PythonDocs
+from lumenspark.data.wikitext import clean_articles
+from lumenspark.errors import UserError
+
+__all__ = ["LAYOUTS", "SPLITS", "Corpus", "Piece", "clean_articles", "open_corpus"]
+
+LAYOUTS = ("auto", "plain", "wikitext")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PATH_LIKE = re.compile(r"[./~\\]|.*[/\\]$|.*\.(txt|md|jsonl|parquet)$")
+
+
+def open_corpus(
+    source: str,
+    *,
+    layout: str = "auto",
+    revision: str | None = None,
+    config: str | None = None,
+    text_field: str = "text",
+    streaming: bool = False,
+) -> Corpus:
+    """The corpus that ``source`` names. The first of these that exists:
+
+    1. a file or folder of .txt, .md, .jsonl, .parquet (:class:`.local_files.LocalFiles`),
+    2. ``python-docs``, which every Python carries with it,
+    3. ``wikitext-2``, from the hub at a fixed revision,
+    4. a data set on the hub, by its id ``org/name``.
+
+    Args:
+        layout: ``plain``, ``wikitext``, or ``auto``: looks at the start of the first file.
+        revision: hub only: branch, tag or commit; the default branch where it is None.
+        config: the hub configuration; for a local folder, a folder inside it.
+        text_field: the field or column that holds the text, in .jsonl, .parquet and hub sets.
+        streaming: hub only: read over the network without keeping a copy.
+
+    Raises:
+        UserError: ``source`` is none of these, or the hub cannot be reached.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
+    if Path(source).expanduser().exists():
+        return open_files(str(Path(source).expanduser()), layout, config, text_field)
+    if source == "python-docs":
+        return PythonDocs()
+    if source == "wikitext-2":
+        return open_wikitext_2(streaming=streaming)
+    if _PATH_LIKE.match(source):
+        raise UserError(f"there is no file or folder {source}: check the path")
+    if not _HUB_ID.fullmatch(source):
+        raise UserError(
+            f"there is no corpus {source!r}: it is not a file or folder here, not python-docs or "
+            "wikitext-2, and not a data set on the hub, which has an id like org/name"
+        )
+    return open_hub(
+        source,
+        layout=layout,
+        revision=revision,
+        config=config,
+        text_field=text_field,
+        streaming=streaming,
+    )

@@ -1,0 +1,188 @@
+"""Documents, the pieces they are read in, and the three splits they fall into. Text only."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from lumenspark.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+PIECE = 1 << 16  # characters; encoding takes about 250 bytes of memory for each
+SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+# \x1c to \x1f are whitespace to Python, but not to Unicode and the pre-tokenizers
+_BEFORE_WHITESPACE = re.compile(r"\S(?=[^\S\x1c-\x1f])")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A document, or a part of a long one: memory never grows with a document."""
+
+    text: str
+    starts: bool = True
+    """The first piece of its document."""
+    ends: bool = True
+    """The last piece of its document."""
+
+
+class Corpus(ABC):
+    """Documents in up to three splits. Subclasses say where they come from.
+
+    Attributes:
+        name: what the user called it: ``python-docs``, ``wikitext-2``, a path, a hub id.
+        layout: ``plain``, or ``wikitext`` (a document is an article, with its headings).
+        hub_id: the data set on the hub, None for anything else.
+        revision: the hub commit, resolved.
+        license: as the source names it, None when it does not.
+        language: ISO 639-1 code, for the model card.
+    """
+
+    name: str
+    layout: str
+    hub_id: str | None = None
+    revision: str | None = None
+    license: str | None = None
+    language: str = "en"
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 (hex) over everything that determines the documents."""
+
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the source names; all three where it names none and text is divided."""
+
+    @abstractmethod
+    def documents(self, split: str) -> Iterator[Piece]:
+        """The documents of a split that is in ``splits()``."""
+
+    @abstractmethod
+    def size(self, split: str) -> int | None:
+        """About how many bytes of text the split holds; None when nobody knows without reading."""
+
+    def pieces(self, split: str) -> Iterator[Piece]:
+        """The documents of ``split`` in their raw form, long ones in several pieces.
+
+        Raises:
+            UserError: there is no such split, or no text in it, or text that cannot be read.
+        """
+        if split not in self.splits():
+            raise UserError(self.missing(split))
+        empty = True
+        for piece in self.documents(split):
+            empty = False
+            yield piece
+        if empty:
+            raise UserError(self.missing(split))
+
+    def missing(self, split: str) -> str:
+        """The sentence for a split without text: why, and what to do."""
+        names = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
+        files = " or ".join(f"{name}.txt" for name in names)
+        if split not in SPLITS:
+            return f"there is no split {split!r}: the splits are {', '.join(SPLITS)}"
+        if split not in self.splits():
+            found = ", ".join(self.splits())
+            return (
+                f"{self.name} has no {split} split, only {found}: name a file of it {files} "
+                f"(.md, .jsonl, .parquet likewise), or put files in a folder {' or '.join(names)}"
+            )
+        return (
+            f"there is no text in the {split} split of {self.name}: give more documents (where "
+            f"no file is named after a split, {SHARES[split]:.0%} of the documents fall into "
+            f"{split}, chosen by hash), or name a file {files}"
+        )
+
+    def text_chunks(self, split: str) -> Iterator[str]:
+        """The split as one raw text, bit by bit, with a line break between documents without one.
+
+        For a split that is one local file this is the file, byte for byte in UTF-8.
+        """
+        line_ended = True
+        for piece in self.pieces(split):
+            if piece.starts and not line_ended:
+                yield "\n"
+            yield piece.text
+            line_ended = piece.text.endswith("\n")
+
+    def text(self, split: str) -> str:
+        """The whole split as one raw string: see :meth:`text_chunks`."""
+        return "".join(self.text_chunks(split))
+
+
+def cut(chunks: Iterable[str], size: int = PIECE) -> Iterator[Piece]:
+    """One document, given in chunks, as pieces of at most ``size`` characters.
+
+    A piece ends just before a run of whitespace. No pre-tokenizer of the GPT-2 kind joins a
+    character to whitespace after it, and NFKC never combines across that place, so the pieces
+    have the ids of the whole. Where ``size`` characters hold no such place, the cut is hard.
+    """
+    rest, starts = "", True
+    for chunk in chunks:
+        rest += chunk
+        while len(rest) > size:
+            end = _last_cut(rest, size)
+            yield Piece(rest[:end], starts, ends=False)
+            rest, starts = rest[end:], False
+    if rest:
+        yield Piece(rest, starts, ends=True)
+
+
+def _last_cut(text: str, size: int) -> int:
+    for window in (1024, size):  # the last such place is nearly always close to the end
+        places = _BEFORE_WHITESPACE.finditer(text, max(0, size - window), size + 1)
+        last = max((match.end() for match in places), default=0)
+        if last:
+            return last
+    return size
+
+
+def split_of(text: str) -> str:
+    """The split that a document falls into: by the SHA-256 of its text and nothing else.
+
+    So neither the order of documents nor adding some ever moves one to another split.
+    """
+    point = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    if point < SHARES["test"]:
+        return "test"
+    if point < SHARES["test"] + SHARES["validation"]:
+        return "validation"
+    return "train"
+
+
+def in_split(pieces: Iterable[Piece], split: str) -> Iterator[Piece]:
+    """The documents that :func:`split_of` puts into ``split``, judged by their first piece."""
+    inside = False
+    for piece in pieces:
+        if piece.starts:
+            inside = split_of(piece.text) == split
+        if inside:
+            yield piece
+
+
+def row_text(row: object, field: str, where: str) -> str | None:
+    """The text of a row that came as a mapping; None where it is null. ``where`` names the row."""
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not an object with a field {field!r}")
+    if field not in row:
+        present = ", ".join(map(repr, row)) or "none"
+        raise UserError(
+            f"{where} has no field {field!r} (it has: {present}): name the right text field"
+        )
+    text = row[field]
+    if text is not None and not isinstance(text, str):
+        raise UserError(f"{where}: the field {field!r} is {type(text).__name__}, not text")
+    if text is not None and _HALF_PAIR.search(text):
+        raise UserError(f"{where}: the field {field!r} has half of a surrogate pair: remove it")
+    return text

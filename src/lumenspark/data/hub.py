@@ -1,0 +1,202 @@
+"""A corpus from the hub, by id, through ``datasets``; and what the hub says about an id."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lumenspark.data.documents import SHARES, SPLIT_NAMES, SPLITS, Corpus, Piece, cut, in_split
+from lumenspark.data.documents import row_text as text_of
+from lumenspark.data.wikitext import articles, lines_from_rows
+from lumenspark.errors import UserError
+
+WIKITEXT = "Salesforce/wikitext"
+WIKITEXT_2 = "wikitext-2-raw-v1"
+WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
+WIKITEXT_LICENSE = "CC BY-SA"
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class HubSet(Corpus):
+    """A text data set on the hub: a row is a document, or a line where the layout is wikitext.
+
+    A set whose only split is ``train`` (the hub's name for all there is) is divided by the hash
+    of its documents. Nothing is downloaded before the first document is asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hub_id: str,
+        *,
+        revision: str,
+        config: str | None = None,
+        layout: str = "plain",
+        text_field: str = "text",
+        streaming: bool = False,
+    ) -> None:
+        self.name = name
+        self.hub_id = hub_id
+        self.revision = revision
+        self.layout = layout
+        self._config = config
+        self._text_field = text_field
+        self._streaming = streaming
+
+    def digest(self) -> str:
+        parts = (self.hub_id, self._config, self.revision, self.layout, self._text_field)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def splits(self) -> tuple[str, ...]:
+        named = tuple(split for split in SPLITS if split in self._sets)
+        return SPLITS if named == ("train",) else named
+
+    def size(self, split: str) -> int | None:
+        rows = self._sets.get(split, self._sets.get("train"))
+        known = (rows.info.splits or {}).get(str(rows.split)) if rows is not None else None
+        if known is None or not known.num_bytes:
+            return None
+        return int(known.num_bytes * (1 if split in self._sets else SHARES[split]))
+
+    def documents(self, split: str) -> Iterator[Piece]:
+        if len(self._sets) > 1 or split not in self.splits():
+            yield from self._documents(split)
+        else:
+            yield from in_split(self._documents("train"), split)
+
+    def _documents(self, split: str) -> Iterator[Piece]:
+        texts = self._rows(split)
+        if self.layout == "wikitext":
+            yield from articles(lines_from_rows(texts))
+        else:
+            for text in texts:
+                yield from cut([text])
+
+    def _rows(self, split: str) -> Iterator[str]:
+        for number, row in enumerate(self._sets[split], start=1):
+            text = text_of(row, self._text_field, f"{self.name}, {split}, row {number}")
+            if text is not None:
+                yield text
+
+    @cached_property
+    def _sets(self) -> dict[str, Any]:
+        """The rows of each split, under our names for them."""
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetNotFoundError
+
+        assert self.hub_id is not None
+        if not Path(self.hub_id).is_dir():  # `datasets` needs half a minute to see that all is lost
+            reach("dataset", self.hub_id, self.revision, self._config)
+        try:
+            found = load_dataset(
+                self.hub_id, self._config, revision=self.revision, streaming=self._streaming
+            )
+        except ConnectionError:
+            raise UserError(_offline("dataset", self.hub_id, self._config)) from None
+        except (DatasetNotFoundError, ValueError) as error:  # no such set; no such config
+            raise UserError(f"the data set {self.hub_id} cannot be loaded: {error}") from None
+        sets = {SPLIT_NAMES[split]: rows for split, rows in found.items() if split in SPLIT_NAMES}
+        if not sets:
+            raise UserError(
+                f"{self.hub_id} has no train, validation or test split, only {', '.join(found)}"
+            )
+        return sets
+
+
+def open_hub(
+    hub_id: str,
+    *,
+    layout: str,
+    revision: str | None,
+    config: str | None,
+    text_field: str,
+    streaming: bool,
+) -> HubSet:
+    """The data set of that id. Layout ``auto`` is wikitext for the WikiText sets, else plain.
+
+    The network is needed here, to resolve the revision, unless that is a full commit id.
+    """
+    info = None if _COMMIT.fullmatch(revision or "") else reach("dataset", hub_id, revision)
+    commit = str(info.sha if info else revision)
+    if not _COMMIT.fullmatch(commit):
+        raise UserError(
+            f"in offline mode the newest version of {hub_id} cannot be looked up: "
+            "give the revision as a full commit id"
+        )
+    if layout == "auto":
+        layout = "wikitext" if hub_id.lower() == WIKITEXT.lower() else "plain"
+    corpus = HubSet(
+        hub_id,
+        hub_id,
+        revision=commit,
+        config=config,
+        layout=layout,
+        text_field=text_field,
+        streaming=streaming,
+    )
+    card = info.card_data if info else None
+    if card and card.license:
+        corpus.license = _first(card.license)
+    if card and card.language:
+        corpus.language = _first(card.language)
+    return corpus
+
+
+def open_wikitext_2(*, streaming: bool) -> HubSet:
+    """WikiText-2 raw as published, at a fixed revision."""
+    corpus = HubSet(
+        "wikitext-2",
+        WIKITEXT,
+        revision=WIKITEXT_REVISION,
+        config=WIKITEXT_2,
+        layout="wikitext",
+        streaming=streaming,
+    )
+    corpus.license = WIKITEXT_LICENSE
+    return corpus
+
+
+def reach(
+    kind: str, hub_id: str, revision: str | None = None, config: str | None = None
+) -> Any | None:
+    """What the hub knows of a ``dataset`` or ``model``; None in offline mode (then caches serve).
+
+    Raises:
+        UserError: there is no network, or no such thing on the hub.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        return HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=20)
+    except OfflineModeIsEnabled:
+        return None
+    except (HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"there is no file or folder {hub_id}, and no such {kind} on the hub ({reason})"
+        ) from None
+    except (HTTPError, OSError):
+        raise UserError(_offline(kind, hub_id, config)) from None
+
+
+def _offline(kind: str, hub_id: str, config: str | None) -> str:
+    part = f" --include '{config}/*'" if config else ""
+    return (
+        f"there is no file or folder {hub_id}, and the hub cannot be reached to look for a {kind} "
+        f"of that name: without network, download it once elsewhere (hf download {hub_id} "
+        f"--repo-type {kind}{part} --local-dir FOLDER) and give the folder instead, or set "
+        "HF_HUB_OFFLINE=1 to use a copy in this machine's hub cache"
+    )
+
+
+def _first(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else value[0]

@@ -1,0 +1,104 @@
+"""The embedded corpus: prose that every Python carries with it, about 2 MB, no network needed.
+
+A document is a topic of Python's built-in help (``pydoc_data``), or the docstrings of a module of
+the standard library: its own, then those of its classes and functions as they stand in the source.
+"""
+
+import ast
+import hashlib
+import json
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from lumenspark.data.cache import cache_folder, writing_below
+from lumenspark.data.documents import SHARES, SPLITS, Corpus, Piece, cut, in_split
+from lumenspark.files import write_file
+
+FORMAT = 1  # raise it when the documents that the same Python gives change
+SHORTEST = 40  # characters; "Return repr(self)." is not prose
+_LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages"}
+
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class PythonDocs(Corpus):
+    """``python-docs``, divided into splits by the hash of each document."""
+
+    name = "python-docs"
+    layout = "plain"
+    license = "PSF-2.0"
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._folder = (cache or cache_folder()) / "python-docs"
+
+    def splits(self) -> tuple[str, ...]:
+        return SPLITS
+
+    def digest(self) -> str:
+        return hashlib.sha256("\0".join(self._texts).encode()).hexdigest()
+
+    def size(self, split: str) -> int:
+        return int(sum(map(len, self._texts)) * SHARES[split])
+
+    def documents(self, split: str) -> Iterator[Piece]:
+        for text in self._texts:
+            yield from in_split(cut([text]), split)
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        # Parsing the standard library takes seconds, so the texts are kept. They depend on the
+        # files of this very Python, which its build string and its folder identify.
+        library = Path(sysconfig.get_path("stdlib"))
+        identity = f"{FORMAT}\n{sys.version}\n{library}"
+        path = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+        if path.is_file():
+            return json.loads(path.read_text("utf-8"))
+        texts = [*_topics(), *_docstrings(library)]
+        with writing_below(self._folder):
+            write_file(path, json.dumps(texts, ensure_ascii=False))
+        return texts
+
+
+def _topics() -> list[str]:
+    from pydoc_data.topics import topics
+
+    return [topics[name].strip() + "\n" for name in sorted(topics)]
+
+
+def _docstrings(library: Path) -> Iterator[str]:
+    """One text for each module: parsed, never imported."""
+    seen: set[str] = set()
+    for path in sorted(library.rglob("*.py")):
+        place = path.relative_to(library).with_suffix("")
+        if _LEFT_OUT & set(place.parts) or not all(map(str.isidentifier, place.parts)):
+            continue
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                module = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):  # written so as not to parse, for the library's own use
+            continue
+        name = ".".join(place.parts).removesuffix(".__init__")
+        sections = []
+        for heading, docstring in _documented(module, name):
+            if len(docstring) >= SHORTEST and docstring not in seen:
+                seen.add(docstring)
+                sections.append(f"{heading}\n\n{docstring}\n")
+        if sections:
+            yield "\n".join(sections)
+
+
+def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    """(qualified name, cleaned docstring) of a node and all below it, in source order."""
+    if isinstance(node, ast.Module | Definition):
+        docstring = ast.get_docstring(node)
+        if docstring:
+            yield name, docstring.strip()
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Definition):
+            yield from _documented(child, f"{name}.{child.name}")
+        elif isinstance(child, ast.stmt):  # an if or a try may hold definitions
+            yield from _documented(child, name)

@@ -1,0 +1,134 @@
+"""The model card of a run: README.md, made of the run's files and nothing else.
+
+The text is a pure function of those files (the date included), so a card is checked by making it
+again. The sections are those of the Lumiére model card; the layout is ``card_template.md``.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from lumenspark.errors import UserError
+from lumenspark.evaluation import card_sections as sections
+from lumenspark.evaluation.families import Family, family_of
+from lumenspark.evaluation.run_files import RunFiles, read_run
+from lumenspark.files import write_file
+
+TEMPLATE = Path(__file__).parent / "card_template.md"
+CLOSING_LINE = re.compile(r"using model checkpoint '([^']+)' from run '[^']+'")
+METRICS = (
+    ("loss", "loss", "loss (nats per token)"),
+    ("perplexity", "perplexity", "token perplexity"),
+    ("word_perplexity", "perplexity", "word perplexity"),
+    ("bits_per_byte", "bits_per_byte", "bits per byte"),
+)
+
+
+def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
+    """The card of one checkpoint of a run folder.
+
+    Raises UserError where the checkpoint is not there, or a file that the card needs is missing or
+    damaged. A checkpoint without evaluations gets a card that says so.
+    """
+    files = read_run(run, checkpoint)
+    family = family_of(files.config["model_type"])
+    card = ModelCard.from_template(
+        _metadata(files, family),
+        template_path=str(TEMPLATE),
+        name=sections.model_name(files, family),
+        overview=sections.overview(files, family),
+        core=sections.core(files),
+        improvements=sections.bullets(family.improvements),
+        parameters=sections.parameters(files),
+        dataset=sections.dataset(files),
+        tokenization=sections.tokenization(files),
+        procedure=sections.procedure(files),
+        evaluation=sections.evaluation(files),
+        strengths=sections.strengths(files, family),
+        limitations=sections.limitations(files),
+        components=sections.components(files, family),
+        usage=sections.usage(files),
+        license_text=sections.license_text(files),
+        authors=sections.authors(files),
+    )
+    card.text += "\n"  # Jinja drops the template's last line break
+    return card
+
+
+def write_card(run: Path, checkpoint: str = "best") -> Path:
+    """Write the card as ``README.md`` into the run folder. Raises as :func:`build_card`."""
+    path = run / "README.md"
+    write_file(path, str(build_card(run, checkpoint)))
+    return path
+
+
+def check_card(run: Path, checkpoint: str | None = None) -> list[str]:
+    """What ``README.md`` says that the run's files do not, and what it leaves out.
+
+    One sentence for each line that differs; none where the card is true. Without ``checkpoint``
+    the card's own closing line names it, or else it is ``best``. Raises UserError where there is
+    no card, and as :func:`build_card`.
+    """
+    path = run / "README.md"
+    if not path.is_file():
+        raise UserError(f"{run} has no README.md yet: `lumenspark card {run.name}` writes it")
+    said = path.read_text(encoding="utf-8").splitlines()
+    if checkpoint is None:
+        named = CLOSING_LINE.findall("\n".join(said))
+        checkpoint = named[-1] if named else "best"
+    true = str(build_card(run, checkpoint)).splitlines()
+    problems = []
+    matcher = difflib.SequenceMatcher(None, said, true, autojunk=False)
+    for kind, first, last, true_first, true_last in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        problems += [
+            f"line {number + 1} is not in the run's files: {said[number]!r}"
+            for number in range(first, last)
+        ]
+        problems += [
+            f"after line {last} the run's files say: {line!r}"
+            for line in true[true_first:true_last]
+        ]
+    return problems
+
+
+def _metadata(files: RunFiles, family: Family) -> ModelCardData:
+    corpus = files.environment["corpus"]
+    results = [result for entry in files.evaluations for result in _eval_results(entry)]
+    return ModelCardData(
+        language=corpus.get("language"),
+        license="mit",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["lumenspark", files.config["model_type"], "causal-lm"],
+        datasets=[corpus["hub_id"]] if corpus.get("hub_id") else None,
+        metrics=["perplexity"] if results else None,
+        model_name=sections.model_name(files, family),
+        eval_results=results or None,
+    )
+
+
+def _eval_results(entry: dict[str, Any]) -> list[EvalResult]:
+    """The figures of one evaluation in the form of the hub's model-index."""
+    protocol = {name: entry[name] for name in ("protocol", "context", "stride")}
+    label = f"protocol {entry['protocol']}, context {entry['context']}, stride {entry['stride']}"
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Text generation",
+            dataset_type=entry.get("hub_id") or sections.data_name(entry),
+            dataset_name=sections.data_name(entry),
+            dataset_split=entry["split"],
+            dataset_revision=entry.get("revision"),
+            metric_type=metric_type,
+            metric_name=f"{entry['split'].capitalize()} {title}: {label}",
+            metric_value=round(entry[key], 4),
+            metric_args=protocol,
+        )
+        for key, metric_type, title in METRICS
+        if entry[key] is not None
+    ]

@@ -1,0 +1,358 @@
+"""The sections of a model card, each one a function from a run's files to Markdown.
+
+A fact that the files do not give is left out; none is made up.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from lumenspark.evaluation.families import Facts, Family
+from lumenspark.evaluation.run_files import RunFiles
+
+# Not strftime's %b, which follows the locale.
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# The names under which configs of transformers give the same dimension.
+CONFIG_NAMES = {
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "context": ("max_position_embeddings", "n_positions", "max_seq_len"),
+    "feed_forward": ("intermediate_size", "n_inner"),
+    "dropout": ("dropout", "resid_pdrop"),
+}
+
+
+def overview(files: RunFiles, family: Family) -> str:
+    curves = "\n\n![Loss over the course of training](loss.svg)" if files.has_curves else ""
+    return (
+        bullets(
+            (
+                ("Model Name", model_name(files, family)),
+                ("Model Type", "Autoregressive Language Model"),
+                ("Architecture", f"Transformer (Decoder Only), `{files.config['model_type']}`"),
+                ("Purpose", "Text generation and language modeling"),
+            )
+        )
+        + curves
+    )
+
+
+def core(files: RunFiles) -> str:
+    sizes = {name: _first(files.config, names) for name, names in CONFIG_NAMES.items()}
+    heads, hidden = sizes["heads"], sizes["hidden"]
+    head_dim = files.config.get("head_dim") or (hidden // heads if heads and hidden else None)
+    return bullets(
+        (
+            ("Base Architecture", "Decoder-only Transformer"),
+            ("Layers", _unit(sizes["layers"], "transformer blocks")),
+            ("Attention Heads", _unit(heads, "per layer")),
+            ("Embedding Dimension", _unit(hidden)),
+            ("Context Length", _unit(sizes["context"], "tokens")),
+            ("Feed-forward Dimension", _feed_forward(files, sizes["feed_forward"])),
+            ("Key/Value Dimensions", _unit(head_dim, "each")),
+            ("Dropout", _unit(sizes["dropout"])),
+        )
+    )
+
+
+def _feed_forward(files: RunFiles, configured: int | None) -> str | None:
+    """The configured width, and that of the gated unit where the weights have another."""
+    gates = [shape[0] for name, shape in files.shapes.items() if name.endswith("gate_proj.weight")]
+    if configured is None or not gates or gates[0] == configured:
+        return _unit(configured)
+    return f"{configured} (gated: {gates[0]})"
+
+
+def parameters(files: RunFiles) -> str:
+    return bullets(
+        (
+            ("Vocabulary Size", f"{files.config['vocab_size']} tokens"),
+            ("Total Parameters", f"{files.parameters:,}"),
+        )
+    )
+
+
+def dataset(files: RunFiles) -> str:
+    corpus = files.environment["corpus"]
+    headings = {
+        "drop": "titles, section headings and blank lines left out",
+        "keep": "titles and section headings kept",
+    }[files.recipe["corpus"]["headings"]]
+    layout = f"WikiText, {headings}" if corpus["layout"] == "wikitext" else "plain text"
+    return bullets(
+        (
+            ("Primary Dataset", _dataset_name(files)),
+            ("Layout", layout),
+            ("Documents", _per_split(corpus.get("documents"))),
+            ("Tokens", _per_split(corpus.get("tokens"))),
+            ("License of the Text", corpus.get("license")),
+            ("Digest", f"SHA-256 `{corpus['digest']}`"),
+        )
+    )
+
+
+def _dataset_name(files: RunFiles) -> str:
+    """What the text was. A local folder is called by its name alone, whatever it may hold."""
+    corpus = files.environment["corpus"]
+    hub_id, name = corpus.get("hub_id"), corpus["name"]
+    if hub_id:
+        link = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})"
+        title = "WikiText-2 Raw (wikitext-2-raw-v1), " if name == "wikitext-2" else ""
+        config = files.recipe["corpus"]["config"]
+        named_config = f", configuration `{config}`" if config else ""
+        revision = f", revision `{corpus['revision']}`" if corpus.get("revision") else ""
+        return f"{title}{link}{named_config}{revision}"
+    if name == "python-docs" and corpus.get("license"):  # a folder of this name has no license
+        return (
+            "`python-docs`, the corpus that comes with every Python: its help topics and the "
+            f"docstrings of its standard library (Python {files.environment['python']})"
+        )
+    return f"`{_short(name)}`, local text"
+
+
+def tokenization(files: RunFiles) -> str:
+    tokenizer = files.tokenizer
+    kind = tokenizer["model"].get("type")
+    kinds = {"BPE": "Byte-Pair Encoding (BPE)", None: "not stated in tokenizer.json"}
+    normalizer = tokenizer.get("normalizer") or {}
+    special = [token["content"] for token in tokenizer["added_tokens"] if token.get("special")]
+    name, start = files.recipe["tokenizer"]["name"], files.recipe.get("init_from")
+    learned = "learned from the train split of the dataset above"
+    origin = f"`{_short(name)}`" if name else f"that of `{_short(start)}`" if start else learned
+    return bullets(
+        (
+            ("Tokenizer Type", kinds.get(kind, kind)),
+            ("Origin", origin),
+            ("Normalization", normalizer.get("type")),
+            ("Vocabulary Size", f"{_entries(tokenizer)} tokens"),
+            ("Special Tokens", ", ".join(f"`{token}`" for token in special) or None),
+        )
+    )
+
+
+def _entries(tokenizer: dict[str, Any]) -> int:
+    """Ids of a tokenizer.json: its vocabulary (a mapping or a list), and tokens added to it."""
+    vocabulary = tokenizer["model"]["vocab"]
+    added = [token for token in tokenizer["added_tokens"] if token["content"] not in vocabulary]
+    return len(vocabulary) + (len(added) if isinstance(vocabulary, dict) else 0)
+
+
+def procedure(files: RunFiles) -> str:
+    recipe, environment = files.recipe, files.environment
+    trained = [line for line in files.metrics if "loss" in line]
+    last = trained[-1] if trained else {}
+    seconds = next((line["seconds"] for line in reversed(files.metrics) if "seconds" in line), None)
+    validated = [line for line in files.metrics if line.get("validation_loss") is not None]
+    best = min(validated, key=lambda line: line["validation_loss"], default=None)
+    start = recipe.get("init_from")
+    facts = bullets(
+        (
+            ("Recipe", f"`{recipe['name']}`, seed {recipe['seed']}"),
+            ("Started from", f"weights of `{_short(start)}`" if start else "random weights"),
+            ("Optimizer", recipe["optim"]["name"]),
+            (
+                "Steps",
+                f"{last['step']} logged, {recipe['train']['steps']} planned" if last else None,
+            ),
+            ("Tokens Seen", f"{last['tokens']:,}" if "tokens" in last else None),
+            ("Training Time", f"{seconds:.0f} seconds" if seconds is not None else None),
+            (
+                "Lowest Validation Loss",
+                f"{best['validation_loss']:.4f} at step {best['step']}" if best else None,
+            ),
+            ("Hardware", _hardware(files)),
+            (
+                "Software",
+                f"lumenspark {environment['lumenspark']}, torch {environment['torch']}, "
+                f"transformers {environment['transformers']}, Python {environment['python']}",
+            ),
+        )
+    )
+    options = {name: recipe[name] for name in ("model", "optim", "train")}
+    dumped = yaml.safe_dump(options, sort_keys=False, allow_unicode=True).strip()
+    return f"{facts}\n\nThe options of the recipe, as run:\n\n```yaml\n{dumped}\n```"
+
+
+def _hardware(files: RunFiles) -> str:
+    environment = files.environment
+    return (
+        f"device `{files.recipe['device']}`; {environment['processor']}, "
+        f"{environment['cores']} cores, {environment['threads']} threads"
+    )
+
+
+def evaluation(files: RunFiles) -> str:
+    entries = files.evaluations
+    if not entries:
+        return f"The checkpoint '{files.checkpoint}' has not been evaluated."
+    facts = bullets(_headlines(files))
+    head = (
+        "| data | split | protocol | context | stride | loss | token perplexity "
+        "| word perplexity | bits per byte | targets |\n"
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|"
+    )
+    rows = "\n".join(
+        f"| {data_name(entry)} | {entry['split']} | {entry['protocol']} "
+        f"| {entry['context']} | {entry['stride']} | {_figure(entry['loss'])} "
+        f"| {_figure(entry['perplexity'])} | {_figure(entry['word_perplexity'])} "
+        f"| {_figure(entry['bits_per_byte'])} | {entry['targets']:,} |"
+        for entry in entries
+    )
+    explained = (
+        "Losses are in nats per token. Protocol `strided` reads the raw split as one stream and "
+        "predicts every token exactly once; bits per byte compares across tokenizers. Protocol "
+        "`card` leaves out titles, headings and blank lines of WikiText, frames each document by "
+        "its begin and end tokens and cuts it into windows that overlap by context minus stride "
+        "tokens; predictions inside an overlap count twice, so it has no word perplexity and no "
+        "bits per byte."
+    )
+    return "\n\n".join(part for part in (facts, f"{head}\n{rows}", explained) if part)
+
+
+def _headlines(files: RunFiles) -> Facts:
+    """The latest figures on the test split of the corpus that the model was trained on."""
+    digest = files.environment["corpus"]["digest"]
+    latest = {
+        entry["protocol"]: entry
+        for entry in files.evaluations
+        if entry["split"] == "test" and entry["data_digest"] == digest
+    }
+    facts: list[tuple[str, str]] = []
+    if card := latest.get("card"):
+        facts.append(("Test Loss", f"{_figure(card['loss'])} (protocol `card`)"))
+        facts.append(("Test Perplexity", f"{_figure(card['perplexity'])} (protocol `card`)"))
+    if clean := latest.get("strided"):
+        bits = _figure(clean["bits_per_byte"])
+        facts.append(("Test Bits per Byte", f"{bits} (protocol `strided`)"))
+    return tuple(facts)
+
+
+def strengths(files: RunFiles, family: Family) -> str:
+    size = f"{files.parameters:,} parameters, for research and experimentation"
+    pipeline = "The package `lumenspark` trains, evaluates and runs it"
+    return bullets(
+        (("Lightweight Design", size), *family.strengths, ("Complete Pipeline", pipeline))
+    )
+
+
+def limitations(files: RunFiles) -> str:
+    corpus = files.environment["corpus"]
+    context = _first(files.config, CONFIG_NAMES["context"])
+    language = corpus.get("language")
+    return bullets(
+        (
+            ("Small Scale", f"Capacity limited by {files.parameters:,} parameters"),
+            ("Context Length", f"{context}-token context window" if context else None),
+            (
+                "Single Language",
+                f"Trained only on text whose language is recorded as `{language}`"
+                if language
+                else None,
+            ),
+            ("Domain", f"Limited to what `{data_name(corpus)}` is about"),
+        )
+    )
+
+
+def components(files: RunFiles, family: Family) -> str:
+    config = files.config
+    matrix = [config["vocab_size"], _first(config, CONFIG_NAMES["hidden"])]
+    tied = sum(shape == matrix for shape in files.shapes.values()) == 1
+    output = "Linear projection to vocabulary logits" + (
+        ", with the weights of the token embedding" if tied else ""
+    )
+    pad_id = config.get("pad_token_id")
+    names = {token["id"]: token["content"] for token in files.tokenizer["added_tokens"]}
+    padding = f"Special padding token `{names[pad_id]}` (ID {pad_id})" if pad_id in names else None
+    return bullets((*family.components, ("Padding Handling", padding), ("Output Layer", output)))
+
+
+def usage(files: RunFiles) -> str:
+    own_code = ", trust_remote_code=True" if "auto_map" in files.config else ""
+    return f"""\
+With transformers alone:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+folder = "."  # where this card's model.safetensors is, or its repository's name on the hub
+generate = pipeline("text-generation", model=folder{own_code})
+print(generate("The film was")[0]["generated_text"])
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder{own_code})
+```
+
+With lumenspark, beside the run:
+
+```bash
+lumenspark generate {files.run_id} "The film was"
+lumenspark evaluate {files.run_id}
+```
+
+```python
+import lumenspark
+
+model, tokenizer = lumenspark.load("{files.run_id}")
+```"""
+
+
+def license_text(files: RunFiles) -> str:
+    text = files.environment["corpus"].get("license")
+    of_text = f" The text that it was trained on has its own: {text}." if text else ""
+    return f"MIT License - See project LICENSE file for details.{of_text}"
+
+
+def authors(files: RunFiles) -> str:
+    finished = [entry["finished_at"] for entry in files.evaluations]
+    date = datetime.fromisoformat(max(finished, default=files.environment["started_at"]))
+    return (
+        f"This model card was generated on {MONTHS[date.month - 1]} {date.day}, {date.year} "
+        f"using model checkpoint '{files.checkpoint}' from run '{files.run_id}'."
+    )
+
+
+def model_name(files: RunFiles, family: Family) -> str:
+    """The family and the size: Lumiére-1M, gpt2-350K."""
+    count = files.parameters
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= unit:
+            return f"{family.name}-{round(count / unit)}{letter}"
+    return f"{family.name}-{count}"
+
+
+def bullets(facts: Iterable[tuple[str, str | None]]) -> str:
+    return "\n".join(f"- **{name}:** {value}" for name, value in facts if value is not None)
+
+
+def _unit(value: float | None, unit: str = "") -> str | None:
+    return None if value is None else f"{value} {unit}".rstrip()
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _per_split(counts: dict[str, int] | None) -> str | None:
+    if not counts:
+        return None
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items() if count is not None)
+
+
+def _short(name: str) -> str:
+    """A path's last part: no card tells where on a disk a folder was."""
+    return PurePath(name).name or name
+
+
+def data_name(source: dict[str, Any]) -> str:
+    """What the user called a corpus, but for where on a disk it was."""
+    name = str(source.get("name") or source.get("data"))
+    return name if source.get("hub_id") else _short(name)
+
+
+def _first(config: dict[str, Any], names: Iterable[str]) -> Any:
+    return next((config[name] for name in names if config.get(name) is not None), None)

@@ -1,0 +1,124 @@
+"""A run to the Hugging Face hub: weights, configuration, tokenizer, code and card in one commit."""
+
+from pathlib import Path
+from typing import Any
+
+from lumenspark.errors import UserError
+from lumenspark.evaluation.card import build_card
+from lumenspark.evaluation.run_files import checkpoint_folder
+
+# What a checkpoint holds besides the model: the state to go on training from, and its marker.
+TRAINER_FILES = {"trainer.json", "trainer.safetensors", "complete.json"}
+RUN_FILES = ("recipe.yaml", "evaluation.json", "loss.svg")
+
+
+def push(
+    run: Path,
+    repo_id: str,
+    checkpoint: str = "best",
+    *,
+    private: bool = False,
+    token: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    endpoint: str | None = None,
+) -> str:
+    """Upload one checkpoint of a run to the model repository ``repo_id`` (``user/name``).
+
+    The repository is created where it does not exist (``private`` applies only then). All files
+    arrive in one commit, or with ``create_pr`` in one pull request. README.md is the run's card,
+    made anew. ``token`` is the one saved by ``hf auth login`` or in HF_TOKEN unless given;
+    ``endpoint`` is the hub's address unless HF_ENDPOINT or this names another.
+
+    Returns the address of the repository, or of the pull request.
+    Raises UserError for a malformed id, a missing or rejected token, and a hub that cannot be
+    reached or refuses the files; the run is never changed.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+    _check_repo_id(repo_id)
+    if token is None and get_token() is None:
+        raise UserError(
+            "the hub needs a token to upload: log in once with `hf auth login`, or set HF_TOKEN "
+            "to a token with write permission"
+        )
+    operations = _operations(run, checkpoint)
+    api = HfApi(endpoint=endpoint, token=token, library_name="lumenspark")
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message or f"Checkpoint {checkpoint} of run {run.resolve().name}",
+            create_pr=create_pr,
+        )
+    except OfflineModeIsEnabled as error:
+        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it") from error
+    except (HTTPError, RuntimeError, ValueError) as error:
+        # huggingface_hub wraps a failed upload of one file in a RuntimeError.
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        raise UserError(_explain(cause or error, repo_id, api.endpoint)) from error
+    return str(commit.pr_url if create_pr else url)
+
+
+def _operations(run: Path, checkpoint: str) -> list[Any]:
+    """Every file of the upload, under its name in the repository."""
+    from huggingface_hub import CommitOperationAdd
+
+    folder = checkpoint_folder(run, checkpoint)
+    card = str(build_card(run, checkpoint))
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name not in TRAINER_FILES and not path.name.startswith(".")
+    ]
+    paths += [run / name for name in RUN_FILES if (run / name).is_file()]
+    return [
+        CommitOperationAdd("README.md", card.encode()),
+        *(CommitOperationAdd(path.name, path) for path in paths if path.name != "README.md"),
+    ]
+
+
+def _check_repo_id(repo_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id!r} is no repository on the hub: {error}") from error
+    if "/" not in repo_id:
+        raise UserError(
+            f"{repo_id!r} does not say whose repository it is: write it as user/{repo_id}"
+        )
+
+
+def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
+    """One sentence: what the hub, or the way to it, said, and what to do."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if not isinstance(error, HfHubHTTPError):
+        reason = " ".join(str(error).split())
+        if isinstance(error, ValueError):
+            return f"the upload to {endpoint} was refused: {reason}"
+        return (
+            f"the hub at {endpoint} cannot be reached ({reason}): check the connection and "
+            "HF_ENDPOINT, and push again"
+        )
+    status = error.response.status_code
+    if status == 401:
+        return (
+            f"the hub at {endpoint} rejected the token: make a new one with write permission at "
+            f"{endpoint}/settings/tokens, then `hf auth login`"
+        )
+    if status == 403:
+        return (
+            f"this token may not write to {repo_id}: use a token with write permission for it, or "
+            "a repository of your own"
+        )
+    reason = " ".join((error.server_message or "without a reason").split())
+    return (
+        f"the hub at {endpoint} answered {status} ({reason}): nothing was committed, push again "
+        "later"
+    )

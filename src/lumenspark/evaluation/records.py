@@ -1,0 +1,104 @@
+"""The figures of an evaluation, and ``evaluation.json``, where a run keeps them."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lumenspark.errors import UserError
+from lumenspark.files import write_json
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one model on one split, and all that tells how they came about."""
+
+    protocol: str
+    data: str
+    split: str
+    layout: str
+    data_digest: str
+    hub_id: str | None
+    revision: str | None
+    loss: float  # nats per target
+    perplexity: float  # exp(loss)
+    # In the card's protocol the targets inside an overlap count twice, so a total over the text,
+    # which these two divide by words and bytes, does not exist: None.
+    word_perplexity: float | None  # exp(total nats / words); None too where no float holds it
+    bits_per_byte: float | None  # total nats / ln 2 / bytes
+    targets: int  # predictions scored
+    bytes: int  # UTF-8 bytes of the text scored
+    words: int  # text.split()
+    documents: int | None  # None: the split is read as one stream
+    windows: int
+    context: int  # tokens
+    stride: int  # tokens from the start of one window to the start of the next
+    dtype: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def store(
+    run_folder: Path, evaluation: Evaluation, *, checkpoint: str, step: int | None, command: str
+) -> None:
+    """Add ``evaluation`` to ``evaluation.json`` in a run's folder.
+
+    One entry for each checkpoint, data, split, protocol, context and stride: an older one with the
+    same key is replaced. Raises UserError where the file there is not what this function writes.
+    """
+    path = run_folder / "evaluation.json"
+    entry = evaluation.to_dict() | {
+        "checkpoint": checkpoint,
+        "step": step,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+    }
+    others = [old for old in read_evaluations(run_folder) if _key(old) != _key(entry)]
+    write_json(path, {"evaluations": [*others, entry]})
+
+
+def read_evaluations(run_folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run's ``evaluation.json``, oldest first; none where there is no file.
+
+    Raises UserError where the file is damaged.
+    """
+    path = run_folder / "evaluation.json"
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        for entry in entries:
+            _key(entry)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}): move it away and evaluate again"
+        ) from error
+    return list(entries)
+
+
+def describe(evaluation: Evaluation) -> str:
+    """The figures as a few plain lines."""
+    rows = [
+        ("loss", f"{evaluation.loss:.4f} nats per token"),
+        ("token perplexity", f"{evaluation.perplexity:.4f}"),
+    ]
+    if evaluation.word_perplexity is not None:
+        rows.append(("word perplexity", f"{evaluation.word_perplexity:.4f}"))
+    if evaluation.bits_per_byte is not None:
+        rows.append(("bits per byte", f"{evaluation.bits_per_byte:.4f}"))
+    rows += [
+        ("targets", f"{evaluation.targets:,} in {evaluation.windows:,} windows"),
+        ("text", f"{evaluation.bytes:,} bytes, {evaluation.words:,} words"),
+        ("context", f"{evaluation.context} tokens, stride {evaluation.stride}"),
+        ("took", f"{evaluation.seconds:.1f} s in {evaluation.dtype}"),
+    ]
+    title = f"{evaluation.data}, {evaluation.split} split, protocol {evaluation.protocol}"
+    return "\n".join([title, *(f"  {name:<18}{value}" for name, value in rows)])
+
+
+def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("checkpoint", "data", "split", "protocol", "context", "stride")
+    return tuple(entry[name] for name in names)

@@ -1,0 +1,91 @@
+"""The files of a run as the card reads them: no figure of the card comes from anywhere else."""
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lumenspark.errors import UserError
+from lumenspark.evaluation.records import read_evaluations
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run folder and one of its checkpoints, read and parsed."""
+
+    run_id: str
+    checkpoint: str
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]  # of this checkpoint only
+    config: dict[str, Any]
+    tokenizer: dict[str, Any]
+    shapes: dict[str, list[int]]  # each tensor in model.safetensors
+    has_curves: bool
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the weights file, where tied tensors are stored once."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def read_run(run: Path, checkpoint: str) -> RunFiles:
+    """Read what the card needs. Raises UserError where a file is missing or damaged."""
+    folder = checkpoint_folder(run, checkpoint)
+    evaluations = read_evaluations(run)
+    return RunFiles(
+        run_id=run.resolve().name,
+        checkpoint=checkpoint,
+        recipe=_read(run / "recipe.yaml", yaml.safe_load),
+        environment=_read(run / "environment.json", json.loads),
+        metrics=_read(run / "metrics.jsonl", _json_lines),
+        evaluations=[entry for entry in evaluations if entry["checkpoint"] == checkpoint],
+        config=_read(folder / "config.json", json.loads),
+        tokenizer=_read(folder / "tokenizer.json", json.loads),
+        shapes=_tensor_shapes(folder / "model.safetensors"),
+        has_curves=(run / "loss.svg").exists(),
+    )
+
+
+def checkpoint_folder(run: Path, checkpoint: str) -> Path:
+    """The folder of a checkpoint. Raises UserError, naming those there are, where it is not one."""
+    folder = run / "checkpoints" / checkpoint
+    if not re.fullmatch(r"[\w.-]+", checkpoint) or not (folder / "config.json").is_file():
+        existing = sorted(path.parent.name for path in run.glob("checkpoints/*/config.json"))
+        raise UserError(
+            f"run {run.resolve().name} has no checkpoint {checkpoint!r}: "
+            f"it has {', '.join(existing) or 'none'}"
+        )
+    return folder
+
+
+def _read(path: Path, parse: Any) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: the card needs a complete run folder") from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is damaged, so the card cannot be made: {error}") from error
+
+
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """The shapes in the header of a safetensors file: its length in 8 bytes, then JSON."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: the checkpoint has no weights") from error
+    except (struct.error, ValueError) as error:
+        raise UserError(f"{path} is damaged: its header cannot be read") from error
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}

@@ -1,0 +1,172 @@
+"""Checkpoints: folders that from_pretrained loads, written whole or not at all.
+
+A checkpoint is made under a temporary name, flushed, given its completion marker
+(``complete.json``: the step, and a digest of every file) and renamed. ``last`` becomes
+``step-000500`` when the next one is there, so a good one exists at every moment.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lumenspark.errors import UserError
+from lumenspark.files import flush_folder, write_json
+
+MARKER = "complete.json"
+TRAINER_TENSORS = "trainer.safetensors"
+TRAINER_VALUES = "trainer.json"
+
+
+@dataclass
+class TrainerState:
+    """What a run needs, besides the weights, to go on bit for bit."""
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(
+    folder: Path,
+    tag: str,
+    step: int,
+    model: Any,
+    tokenizer: Any,
+    trainer: TrainerState | None = None,
+) -> None:
+    """Write ``folder/tag``. Raises UserError where the disk refuses; what was there stays."""
+    staged: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=folder, prefix=".saving-"))
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        if trainer is not None:
+            tensors = {name: tensor.contiguous() for name, tensor in trainer.tensors.items()}
+            save_file(tensors, staged / TRAINER_TENSORS)
+            write_json(staged / TRAINER_VALUES, trainer.values)
+        _seal(staged, step)
+        _put_in_place(staged, folder / tag)
+    except (OSError, SafetensorError) as error:
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+        raise UserError(
+            f"could not save the checkpoint of step {step} in {folder}: {error}; what was saved "
+            "before is untouched, so make room and resume the run"
+        ) from error
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the newest ``keep`` of the ``step-N`` checkpoints."""
+    earlier = sorted(folder.glob("step-*"), key=lambda path: int(path.name[5:]))
+    for path in earlier[: len(earlier) - keep]:
+        shutil.rmtree(path)
+
+
+def tidy(folder: Path) -> None:
+    """Mend what a kill in the middle of a save left: half-made folders, a move half done."""
+    for path in folder.glob(".saving-*"):
+        shutil.rmtree(path)
+    for path in folder.glob(".replaced-*"):
+        final = folder / path.name.removeprefix(".replaced-")
+        if final.exists():
+            shutil.rmtree(path)
+        else:
+            path.rename(final)
+
+
+def newest_good(folder: Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint that can be resumed from, and what is wrong with newer ones.
+
+    Raises UserError where there is none.
+    """
+    candidates = [path for path in (folder / "last", *folder.glob("step-*")) if path.is_dir()]
+    if not candidates:
+        raise UserError(f"{folder} holds no checkpoint to resume from")
+    good, problems = [], []
+    for path in candidates:
+        problem = find_damage(path) or _cannot_resume(path)
+        if problem:
+            problems.append(problem)
+        else:
+            good.append(path)
+    if not good:
+        raise UserError(f"no checkpoint in {folder} can be resumed from: {'; '.join(problems)}")
+    return max(good, key=checkpoint_step), problems
+
+
+def find_damage(path: Path) -> str | None:
+    """One sentence on what is missing or altered in a checkpoint; None where it is whole."""
+    try:
+        marker = json.loads((path / MARKER).read_text())
+    except FileNotFoundError:
+        return f"{path} is not complete (no {MARKER})"
+    except ValueError:
+        return f"{path / MARKER} is damaged"
+    for name, digest in marker["files"].items():
+        if not (path / name).is_file():
+            return f"{path / name} is missing"
+        if _digest(path / name) != digest:
+            return f"{path / name} was truncated or altered"
+    return None
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step at which a checkpoint was made."""
+    return int(json.loads((path / MARKER).read_text())["step"])
+
+
+def load_trainer(path: Path) -> TrainerState:
+    """The trainer's state in a checkpoint that :func:`find_damage` found whole."""
+    values = json.loads((path / TRAINER_VALUES).read_text())
+    return TrainerState(values, load_file(path / TRAINER_TENSORS))
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Copy a checkpoint's weights into ``model``; tied weights are stored once."""
+    stored = load_file(path / "model.safetensors")
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.data.copy_(stored[name])
+
+
+def _cannot_resume(path: Path) -> str | None:
+    return None if (path / TRAINER_VALUES).is_file() else f"{path} holds no trainer state"
+
+
+def _seal(staged: Path, step: int) -> None:
+    """Flush every file to disk, then write the completion marker."""
+    digests = {}
+    for path in sorted(staged.iterdir()):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        digests[path.name] = _digest(path)
+    write_json(staged / MARKER, {"step": step, "files": digests})
+
+
+def _put_in_place(staged: Path, final: Path) -> None:
+    replaced = final.parent / f".replaced-{final.name}"
+    if final.name == "last" and final.exists():
+        replaced = final.parent / f"step-{checkpoint_step(final):06d}"
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    if final.exists():
+        final.rename(replaced)
+    staged.rename(final)
+    staged.parent.joinpath(final.name).chmod(0o755)
+    flush_folder(final.parent)
+    if replaced.name.startswith(".replaced-") and replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,81 @@
+"""What this machine can do: device, precision, compiler. Each choice comes with its reason."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from lumenspark.errors import UserError
+
+COMPILE_FROM_SECONDS = 90.0  # a cold compile takes about 30 s; below this it may not pay
+COMPILE_FROM_STEPS = 500
+
+
+def choose_device(asked: str) -> str:
+    """``auto`` to the fastest device there is. Raises UserError for one that is not there."""
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if asked == "auto":
+        return available[0]
+    if asked not in available:
+        raise UserError(f"device {asked} is not available here: choose {', '.join(available)}")
+    return asked
+
+
+def choose_precision(asked: str, device: str) -> str:
+    """``auto`` to bf16 where the hardware multiplies bfloat16 itself, else fp32."""
+    if asked != "auto":
+        return asked
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device == "cpu":
+        features = torch.cpu.get_capabilities()
+        fast = any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        return "bf16" if fast else "fp32"
+    return "fp32"
+
+
+def choose_compile(asked: str, device: str, seconds: float | None, steps: int) -> tuple[bool, str]:
+    """Whether to use torch.compile, and a sentence that says why."""
+    if asked == "off":
+        return False, "no torch.compile, as asked"
+    if not has_compiler(device):
+        missing = "a C++ compiler" if device == "cpu" else "Triton"
+        if asked == "on":
+            raise UserError(f"train.compile is on, but there is no {missing} here: install one")
+        return False, f"no torch.compile, because there is no {missing} here"
+    if asked == "on":
+        return True, "torch.compile, as asked"
+    too_short = steps < COMPILE_FROM_STEPS if seconds is None else seconds < COMPILE_FROM_SECONDS
+    if too_short:
+        return False, "no torch.compile, because the run is too short to pay for it"
+    return True, "torch.compile (the first time takes half a minute)"
+
+
+def has_compiler(device: str) -> bool:
+    """Whether torch.compile has the compiler that it needs for this device."""
+    if device == "cuda":
+        return torch.utils._triton.has_triton()
+    named = os.environ.get("CXX")
+    return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "cl"]))
+
+
+def attention_for(device: str) -> str:
+    """The attention implementation that trains fastest on short windows."""
+    return "matmul" if device == "cpu" else "sdpa"
+
+
+def prepare_processor(threads: int | None, cache: Path) -> None:
+    """Settings of the whole process, before the first step.
+
+    Denormal numbers are flushed to zero: arithmetic on them is many times slower, and weights
+    that decay pass through them. Compiled kernels are kept between runs.
+    """
+    torch.set_flush_denormal(True)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))

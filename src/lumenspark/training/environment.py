@@ -1,0 +1,71 @@
+"""environment.json: what a run was made with."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lumenspark.data.corpora import Corpus
+from lumenspark.data.tokens import PreparedTokens
+
+from .recipe import Recipe
+from .run import now
+
+
+def describe_environment(
+    recipe: Recipe, corpus: Corpus, tokens: PreparedTokens, model: Any
+) -> dict[str, Any]:
+    """Versions, machine, thread count, git commit, command line, seed, and the corpus."""
+    packages = ("lumenspark", "torch", "transformers", "tokenizers", "numpy")
+    return {
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "cores": torch.cpu.device_count() if recipe.device == "cpu" else 0,
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": recipe.seed,
+        "started_at": now(),
+        "corpus": {
+            "name": corpus.name,
+            "digest": corpus.digest(),
+            "layout": corpus.layout,
+            "hub_id": corpus.hub_id,
+            "revision": corpus.revision,
+            "license": corpus.license,
+            "language": corpus.language,
+            "tokens": {name: len(split.ids) for name, split in tokens.splits.items()},
+            "documents": {name: len(split.offsets) - 1 for name, split in tokens.splits.items()},
+        },
+        "tokens_digest": tokens.digest,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def processor_name() -> str:
+    """As the system calls the processor (and the graphics card, where one is used)."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package is run from; None for an installed one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

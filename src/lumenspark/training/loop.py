@@ -1,0 +1,416 @@
+"""The training loop: batch, forward, backward, clip, step; and around it validation, checkpoints,
+going back when a step is not finite, and stopping when asked.
+
+Nothing here depends on what happened before but :class:`State`, the weights and the optimizers'
+state: the batches and the random numbers of a step follow from the seed and its number alone. So
+a run that was killed and resumed ends with the bits of one that was not.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lumenspark.data.tokens import PreparedTokens
+from lumenspark.data.windows import TrainingWindows
+from lumenspark.errors import UserError
+from lumenspark.evaluation.perplexity import card_loss
+from lumenspark.files import write_json
+
+from . import checkpoint as checkpoints
+from .checkpoint import TrainerState
+from .optim import (
+    build_optimizers,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    rate_scale,
+    set_rates,
+)
+from .progress import Reporter
+from .recipe import Recipe
+from .run import Run
+from .tracking import MetricsLog, open_tracker
+
+MOST_ROLLBACKS = 3
+RAW = "raw."  # in a trainer's state: weights that are not the average
+SAMPLE_TOKENS = 48
+
+
+class Stopped(Exception):  # noqa: N818 (not an error: it did as asked)
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved. ``signal`` is which."""
+
+    def __init__(self, run_id: str, signal_number: int) -> None:
+        super().__init__(run_id, signal_number)
+        self.run_id = run_id
+        self.signal = signal_number
+
+
+@dataclass
+class State:
+    """What changes from step to step, besides tensors. Saved with every checkpoint."""
+
+    step: int = 0
+    best_loss: float | None = None  # nats per token, on the validation windows
+    best_step: int = 0
+    validations_without_gain: int = 0
+    rate: float = 1.0  # halved each time a step was not finite
+    rollbacks: int = 0
+    loss_sum: float = 0.0  # over the steps since the last line of metrics
+    loss_count: int = 0
+    seconds: float = 0.0
+    metrics_size: int = 0  # bytes of metrics.jsonl that belong to this state
+
+
+class Trainer:
+    """Trains ``model`` on ``tokens`` as ``recipe`` says."""
+
+    run: Run
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Any,
+        tokenizer: Any,
+        tokens: PreparedTokens,
+        reporter: Reporter,
+    ) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.tokenizer = tokenizer
+        self.reporter = reporter
+        self.context = recipe.model.max_position_embeddings
+        self.windows = TrainingWindows(tokens.splits["train"].ids, self.context, recipe.seed)
+        self.validation = tokens.splits["validation"]
+        self.parameters = list(model.parameters())
+        self.loss = make_loss(model, recipe.device, bf16=recipe.train.precision == "bf16")
+        self.state = State()
+        self.optimizers = build_optimizers(model, recipe.optim)
+        self.average: list[Tensor] | None = None
+        if recipe.train.average:
+            self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self._stop_signal: int | None = None
+
+    def train(self, run: Run) -> None:
+        """From step 0 to the end, into ``run``. Raises Stopped when asked to stop, after saving."""
+        self.run = run
+        self._save()
+        self._go_on()
+
+    def resume(self, run: Run) -> None:
+        """From the newest good checkpoint of ``run`` to the end."""
+        self.run = run
+        checkpoints.tidy(run.checkpoints)
+        path, problems = checkpoints.newest_good(run.checkpoints)
+        for problem in problems:
+            self.reporter.say(f"passing over a checkpoint: {problem}")
+        self._restore(path)
+        self.reporter.say(f"going on from step {self.state.step} ({path.name})")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        options, state = self.recipe.train, self.state
+        self._tracker = open_tracker(options.tracker, self.run.path, self.recipe)
+        self._metrics = MetricsLog(self.run.metrics_file)
+        self._metrics.cut(state.metrics_size)
+        self.model.train()
+        try:
+            with self.reporter, self._stopping_when_asked():
+                self.reporter.start(state.step, options.steps)
+                while self.state.step < options.steps and not self._out_of_patience():
+                    self._one_step()
+                    self._after_step()
+        finally:
+            self._metrics.close()
+            if self._tracker is not None:
+                self._tracker.finish()
+
+    def compile(self) -> None:
+        """Compile the loss, and try it on the first windows: raises whatever a compiler raises."""
+        self.loss = torch.compile(self.loss)
+        self.model.train()
+        self.loss(self._batch(0)[0]).backward()
+        self.model.zero_grad()
+
+    def seconds_per_step(self, warm: int = 2, timed: int = 8) -> float:
+        """Measure some steps and undo them: weights and optimizers are as before."""
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        self.model.train()
+        times = []
+        for step in range(warm + timed):
+            began = time.perf_counter()
+            self._update(step)
+            times.append(time.perf_counter() - began)
+        for parameter, kept in zip(self.parameters, before, strict=True):
+            parameter.data.copy_(kept)
+        self.optimizers = build_optimizers(self.model, self.recipe.optim)
+        if self.average is not None:
+            self.average = before
+        return sorted(times[warm:])[timed // 2]
+
+    def seconds_per_validation(self) -> float:
+        began = time.perf_counter()
+        self._validation_loss()
+        return time.perf_counter() - began
+
+    # One step
+
+    def _one_step(self) -> None:
+        state, began = self.state, time.perf_counter()
+        loss, norm = self._update(state.step)
+        if not math.isfinite(loss + norm):
+            self._go_back(loss, norm)
+            return
+        state.step += 1
+        state.loss_sum += loss
+        state.loss_count += 1
+        elapsed = time.perf_counter() - began
+        state.seconds += elapsed
+        self._norm, self._step_seconds = norm, elapsed
+
+    def _update(self, step: int) -> tuple[float, float]:
+        """Forward, backward, clip, step. Returns the loss and the norm of the gradient.
+
+        Where either is not finite the weights are left as they were.
+        """
+        recipe = self.recipe
+        scale = self.state.rate * rate_scale(step, recipe.train.steps, recipe.optim)
+        set_rates(self.optimizers, recipe.optim, scale)
+        torch.manual_seed(seed_of(recipe.seed, step))
+        total = torch.zeros((), device=recipe.device)
+        batch = self._batch(step)
+        for windows in batch:
+            loss = self.loss(windows) / len(batch)
+            loss.backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, recipe.optim.clip)
+        values = float(total), float(norm)
+        if math.isfinite(sum(values)):
+            for optimizer in self.optimizers:
+                optimizer.step()
+            if self.average is not None:
+                weight = 1 - recipe.train.average
+                torch._foreach_lerp_(self.average, self.parameters, weight)
+        self.model.zero_grad(set_to_none=False)
+        return values
+
+    def _batch(self, step: int) -> Tensor:
+        """The windows of a step, (accumulation, batch, context + 1) token ids."""
+        options = self.recipe.train
+        count = options.batch_size * options.accumulation
+        windows = torch.from_numpy(self.windows.batch(step * count, count))
+        return windows.to(self.recipe.device).unflatten(0, (options.accumulation, -1))
+
+    # What happens between steps
+
+    def _after_step(self) -> None:
+        options, step = self.recipe.train, self.state.step
+        last = step == options.steps
+        if _due(step, options.log_every) or last:
+            self._log()
+        if _due(step, options.validate_every) or last:
+            self._validate()
+        if options.sample_every and _due(step, options.sample_every):
+            self.reporter.say(f"step {step}: {self.sample(options.prompt)}")
+        if _due(step, options.save_every) or last or self._stop_signal or self._out_of_patience():
+            self._save()
+        if self._stop_signal and not last:
+            raise Stopped(self.run.id, self._stop_signal)
+
+    def _log(self) -> None:
+        state = self.state
+        if state.loss_count == 0:
+            return
+        per_step = self.recipe.tokens_per_step
+        scale = rate_scale(state.step - 1, self.recipe.train.steps, self.recipe.optim)
+        metrics = {
+            "loss": state.loss_sum / state.loss_count,
+            "lr": scale * state.rate,
+            "grad_norm": self._norm,
+            "tokens_per_second": per_step / self._step_seconds,
+            "seconds": round(state.seconds, 3),
+        }
+        state.loss_sum, state.loss_count = 0.0, 0
+        self._write(metrics)
+        self.reporter.step(state.step, self.recipe.train.steps, metrics)
+
+    def _validate(self) -> None:
+        state = self.state
+        loss = self._validation_loss()
+        self._write({"validation_loss": loss, "seconds": round(state.seconds, 3)})
+        better = state.best_loss is None or loss < state.best_loss
+        note = "the best so far" if better else f"best {state.best_loss:.4f}"
+        self.reporter.say(f"step {state.step}  validation loss {loss:.4f} ({note})")
+        if not better:
+            state.validations_without_gain += 1
+            return
+        state.best_loss, state.best_step, state.validations_without_gain = loss, state.step, 0
+        with self._averaged():
+            checkpoints.save_checkpoint(
+                self.run.checkpoints, "best", state.step, self.model, self.tokenizer
+            )
+
+    def _validation_loss(self) -> float:
+        """Nats per token by the card's protocol, on evenly spread validation windows."""
+        recipe = self.recipe
+        with self._averaged(), autocast(recipe.device, recipe.train.precision == "bf16"):
+            loss, _ = card_loss(
+                self.model,
+                self.validation,
+                context=self.context,
+                limit_windows=recipe.train.validation_windows,
+            )
+        self.model.train()
+        return loss
+
+    def sample(self, prompt: str) -> str:
+        """A continuation of ``prompt`` by the current weights, the same for the same seed."""
+        torch.manual_seed(self.recipe.seed)
+        self.model.eval()
+        with self._averaged():
+            text = self.model.generate(
+                text=prompt,
+                tokenizer=self.tokenizer,
+                max_new_tokens=SAMPLE_TOKENS,
+                temperature=0.8,
+                top_k=50,
+            )
+        self.model.train()
+        return str(text)
+
+    def _write(self, metrics: dict[str, Any]) -> None:
+        step = self.state.step
+        self._metrics.write({"step": step, "tokens": step * self.recipe.tokens_per_step, **metrics})
+        if self._tracker is not None:
+            self._tracker.log(metrics, step)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.recipe.train.patience
+        return patience is not None and self.state.validations_without_gain >= patience
+
+    # Saving, and going back
+
+    def _save(self) -> None:
+        if self.state.step:
+            self.state.metrics_size = self._metrics.size()
+        tensors = optimizer_tensors(self.optimizers)
+        if self.average is not None:  # the checkpoint's weights are the average
+            for name, parameter in self.model.named_parameters():
+                tensors[RAW + name] = parameter.detach().clone()
+        trainer = TrainerState(asdict(self.state), tensors)
+        folder, step = self.run.checkpoints, self.state.step
+        with self._averaged():
+            checkpoints.save_checkpoint(folder, "last", step, self.model, self.tokenizer, trainer)
+        checkpoints.prune_checkpoints(folder, self.recipe.train.keep)
+
+    def _restore(self, path: Path) -> None:
+        trainer = checkpoints.load_trainer(path)
+        checkpoints.load_weights(self.model, path)
+        if self.average is not None:
+            self.average = [parameter.detach().clone() for parameter in self.parameters]
+            for name, parameter in self.model.named_parameters():
+                parameter.data.copy_(trainer.tensors.pop(RAW + name))
+        self.optimizers = build_optimizers(self.model, self.recipe.optim)
+        load_optimizer_tensors(self.optimizers, trainer.tensors)
+        self.state = State(**trainer.values)
+
+    def _go_back(self, loss: float, norm: float) -> None:
+        """A step was not finite: back to the last good state, at half the rate."""
+        failed, rollbacks, rate = self.state.step, self.state.rollbacks + 1, self.state.rate / 2
+        path, _ = checkpoints.newest_good(self.run.checkpoints)
+        self._write(
+            {
+                "event": "rollback",
+                "to_step": checkpoints.checkpoint_step(path),
+                "loss": str(loss),
+                "grad_norm": str(norm),
+                "rate": rate,
+            }
+        )
+        if rollbacks == MOST_ROLLBACKS:
+            self._give_up(failed)
+        self._restore(path)
+        self.state.rollbacks, self.state.rate = rollbacks, rate
+        self.reporter.say(
+            f"step {failed} was not finite (loss {loss}, gradient {norm}): "
+            f"back to step {self.state.step}, at {rate:g} times the rate"
+        )
+
+    def _give_up(self, step: int) -> None:
+        batch = self._batch(step).flatten(0, 1).tolist()
+        file = self.run.path / "failed-batch.json"
+        texts = [self.tokenizer.decode(ids) for ids in batch]
+        write_json(file, {"step": step, "input_ids": batch, "text": texts})
+        raise UserError(
+            f"step {step} was not finite, for the {MOST_ROLLBACKS}rd time: its batch is in "
+            f"{file}; try lower rates (optim.muon_lr, optim.adamw_lr) or precision fp32"
+        )
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the model holds the averaged weights, where there are any."""
+        self._swap_average()
+        try:
+            yield
+        finally:
+            self._swap_average()
+
+    def _swap_average(self) -> None:
+        for parameter, average in zip(self.parameters, self.average or (), strict=False):
+            parameter.data, average.data = average.data, parameter.data
+
+    @contextmanager
+    def _stopping_when_asked(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the step in hand; a second one ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.getsignal(number) for number in numbers]
+
+        def ask(number: int, frame: object) -> None:
+            self._stop_signal = number
+            for each, handler in zip(numbers, before, strict=True):
+                signal.signal(each, handler)
+
+        for number in numbers:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+
+def make_loss(model: Any, device: str, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """The function that is differentiated: windows (B, T + 1) of ids to their mean loss in nats."""
+
+    def loss(windows: Tensor) -> Tensor:
+        with autocast(device, bf16):
+            logits = model(input_ids=windows[:, :-1], use_cache=False).logits
+        # The softmax over the vocabulary is taken in float32.
+        return functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+
+    return loss
+
+
+def autocast(device: str, bf16: bool) -> torch.autocast:
+    """Products in bfloat16, where ``bf16``; sums, norms and weights stay in float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=bf16)
+
+
+def seed_of(seed: int, step: int) -> int:
+    """The seed of one step's random numbers (dropout), so that none has a history."""
+    return (seed << 32) + step
+
+
+def _due(step: int, every: int) -> bool:
+    return step % every == 0

@@ -1,0 +1,81 @@
+"""Optimizers and their schedule."""
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from .recipe import OptimOptions
+
+
+def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]:
+    """AdamW on everything; or Muon on the blocks' matrices and AdamW on the rest.
+
+    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) orthogonalises each matrix's
+    momentum, which makes sense for a map between hidden states, not for a table of embeddings.
+    Only the blocks' matrices decay: decay would pull embeddings of rare tokens to zero, and the
+    gains of the norms away from one.
+    """
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        inside_a_block = ".layers." in name and parameter.ndim == 2
+        (hidden if inside_a_block else rest).append(parameter)
+    betas = (options.beta1, options.beta2)
+    if options.name == "adamw":
+        groups = [
+            {"params": hidden, "weight_decay": options.weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+        return [AdamW(groups, lr=options.adamw_lr, betas=betas, fused=_fused(rest))]
+    muon = Muon(
+        hidden,
+        lr=options.muon_lr,
+        momentum=options.muon_momentum,
+        weight_decay=options.weight_decay,
+        adjust_lr_fn="original",
+    )
+    adamw = AdamW(rest, lr=options.adamw_lr, betas=betas, weight_decay=0.0, fused=_fused(rest))
+    return [muon, adamw]
+
+
+def rate_scale(step: int, steps: int, options: OptimOptions) -> float:
+    """The share of the peak rate at ``step`` (0 is the first): up, level, down to zero."""
+    warmup = max(1.0, options.warmup * steps)
+    rising = (step + 1) / warmup
+    falling = (steps - step) / max(1.0, options.decay * (steps - warmup))
+    return min(1.0, rising, falling)
+
+
+def set_rates(optimizers: list[Optimizer], options: OptimOptions, scale: float) -> None:
+    """Every group's rate to ``scale`` times its peak."""
+    for optimizer in optimizers:
+        peak = options.muon_lr if isinstance(optimizer, Muon) else options.adamw_lr
+        for group in optimizer.param_groups:
+            group["lr"] = peak * scale
+
+
+def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
+    """All state as named tensors, for a file: ``0.17.momentum_buffer``."""
+    return {
+        f"{number}.{index}.{name}": tensor
+        for number, optimizer in enumerate(optimizers)
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, tensor in state.items()
+    }
+
+
+def load_optimizer_tensors(optimizers: list[Optimizer], tensors: dict[str, torch.Tensor]) -> None:
+    """What :func:`optimizer_tensors` gave, back into fresh optimizers of the same parameters."""
+    for number, optimizer in enumerate(optimizers):
+        content = optimizer.state_dict()
+        content["state"] = {}
+        for key, tensor in tensors.items():
+            owner, index, name = key.split(".", 2)
+            if int(owner) == number:
+                content["state"].setdefault(int(index), {})[name] = tensor
+        optimizer.load_state_dict(content)
+
+
+def _fused(parameters: list[nn.Parameter]) -> bool:
+    """torch has one-kernel AdamW for these devices."""
+    return parameters[0].device.type in {"cpu", "cuda"}

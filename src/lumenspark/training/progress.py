@@ -1,0 +1,61 @@
+"""What a person sees while a model trains: a bar on a terminal, plain lines otherwise."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PLAIN_LINE_EVERY_SECONDS = 10.0
+
+
+class Reporter:
+    """Prints sentences, and shows the step, the loss, tokens a second and the time left.
+
+    A context manager: the bar is taken down at the end, whatever happens.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+
+    def say(self, sentence: str) -> None:
+        self.console.print(sentence, markup=False, soft_wrap=True)
+
+    def start(self, step: int, steps: int) -> None:
+        """From here on a bar is shown, where the output is a terminal."""
+        if not self.console.is_terminal:
+            return
+        columns = (
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True),
+        )
+        self._bar = Progress(*columns, console=self.console)
+        self._task = self._bar.add_task("", total=steps, completed=step)
+        self._bar.start()
+
+    def step(self, step: int, steps: int, metrics: dict[str, Any]) -> None:
+        """``metrics``: loss (nats), tokens_per_second, seconds since the start."""
+        rate = metrics["tokens_per_second"]
+        text = f"loss {metrics['loss']:.3f}  {rate:,.0f} tokens/s"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, description=text)
+            return
+        if step == steps or metrics["seconds"] - self._last_line >= PLAIN_LINE_EVERY_SECONDS:
+            self._last_line = metrics["seconds"]
+            left = (steps - step) * metrics["seconds"] / max(1, step)
+            self.say(f"step {step}/{steps}  {text}  {left:,.0f} s left")
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> "Reporter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()

@@ -1,0 +1,268 @@
+"""Recipes: what to train, on what, and how. YAML on disk, typed dataclasses in the program."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+
+from lumenspark.errors import UserError
+
+Positive = Annotated[int, Gt(0)]
+Count = Annotated[int, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass
+class CorpusOptions:
+    """How the text is read."""
+
+    layout: Literal["auto", "plain", "wikitext"] = "auto"
+    """WikiText marks titles and headings with = signs; auto looks at the text."""
+    headings: Literal["drop", "keep"] = "drop"
+    """WikiText only: leave titles, headings and blank lines out of training, or keep them."""
+    text_field: str = "text"
+    """The field or column that holds the text, in JSON lines, Parquet and hub sets."""
+    config: str | None = None
+    """Hub sets: the configuration's name."""
+    revision: str | None = None
+    """Hub sets: the commit or tag."""
+    streaming: bool = False
+    """Hub sets: read over the network as needed, in place of a download first."""
+
+
+@dataclass
+class TokenizerOptions:
+    """How text becomes token ids."""
+
+    name: str | None = None
+    """An existing tokenizer (a folder or a hub id); without one, it is learned from train."""
+    vocab_size: Annotated[int, Ge(259)] = 4096
+    """Entries of the learned byte-level BPE, the three special tokens included."""
+
+
+@dataclass
+class ModelOptions:
+    """The architecture. The vocabulary size comes from the tokenizer."""
+
+    family: Literal["lumiere"] = "lumiere"
+    """Which model family."""
+    hidden_size: Positive = 128
+    """Width of the embeddings and of the residual stream."""
+    num_hidden_layers: Positive = 4
+    """Blocks."""
+    num_attention_heads: Positive = 4
+    """Attention heads in each block."""
+    intermediate_size: Positive = 256
+    """Feed-forward width before gating; the gated layer is 2/3 as wide."""
+    max_position_embeddings: Annotated[int, Ge(2)] = 64
+    """Context length in tokens."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """On embeddings, attention weights and both sublayers' outputs, in training."""
+
+
+@dataclass
+class OptimOptions:
+    """The optimizer and its schedule."""
+
+    name: Literal["muon", "adamw"] = "muon"
+    """muon: Muon on the hidden matrices and AdamW on the rest; adamw: AdamW on everything."""
+    muon_lr: Annotated[float, Gt(0)] = 0.02
+    """Muon's peak rate, on the matrices inside the blocks."""
+    muon_momentum: Annotated[float, Ge(0), Lt(1)] = 0.95
+    """Muon's Nesterov momentum."""
+    adamw_lr: Annotated[float, Gt(0)] = 0.008
+    """AdamW's peak rate."""
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """AdamW: decay of the first moment."""
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    """AdamW: decay of the second moment."""
+    weight_decay: Annotated[float, Ge(0)] = 0.1
+    """Decoupled (times the rate), on the matrices inside the blocks."""
+    warmup: Fraction = 0.03
+    """Share of the steps over which the rates rise from zero."""
+    decay: Fraction = 1.0
+    """Share of the steps, at the end, over which the rates fall linearly to zero."""
+    clip: Annotated[float, Gt(0)] = 1.0
+    """Largest norm of the whole gradient."""
+
+
+@dataclass
+class TrainOptions:
+    """The loop."""
+
+    steps: Positive = 2000
+    """Optimizer steps. A budget of time sets this number."""
+    batch_size: Positive = 64
+    """Windows in one forward pass."""
+    accumulation: Positive = 1
+    """Forward passes to one optimizer step."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: products in bfloat16 under autocast, weights in float32; auto: where it is fast."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto: where a compiler is there and the run is long enough to pay for it."""
+    average: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Decay of an exponential average of the weights, which is then what is kept; 0: none."""
+    log_every: Positive = 20
+    """Steps between lines of metrics."""
+    validate_every: Positive = 200
+    """Steps between validations."""
+    validation_windows: Positive = 1024
+    """Windows of the validation split to score, evenly spread over it."""
+    patience: Positive | None = None
+    """Stop after so many validations with no better loss."""
+    save_every: Positive = 200
+    """Steps between checkpoints to resume from."""
+    keep: Count = 1
+    """Earlier checkpoints to keep beside the last and the best."""
+    sample_every: Count = 0
+    """Steps between samples of text; 0: none."""
+    prompt: str = "The"
+    """What the samples start with."""
+    threads: Positive | None = None
+    """Processor threads; without it, torch's own choice."""
+    tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
+    """Where metrics go besides metrics.jsonl; each is an optional extra."""
+
+
+@dataclass
+class Recipe:
+    """Everything that determines a run."""
+
+    name: str = "lumiere-1m"
+    """What the recipe is called."""
+    data: str = "python-docs"
+    """python-docs, wikitext-2, a text file, a folder of them, or a data set's id on the hub."""
+    budget: str | None = None
+    """Time for set-up and training, such as 90s, 5m or 1h: sets train.steps once, at the start."""
+    seed: Count = 0
+    """Determines initial weights, order of the windows, dropout and samples."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto takes the fastest there is."""
+    init_from: str | None = None
+    """Weights (and tokenizer) to start from: a run, a folder or a hub id."""
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+    tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Predictions that one optimizer step learns from."""
+        windows = self.train.batch_size * self.train.accumulation
+        return windows * self.model.max_position_embeddings
+
+
+def recipe_names() -> list[str]:
+    """The presets that come with the package, by name."""
+    folder = resources.files("lumenspark") / "recipes"
+    return sorted(
+        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_recipe(name: str) -> Recipe:
+    """A preset by its name, or a YAML file by its path.
+
+    Raises UserError for a name that is neither, and for every key or value that is wrong.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise UserError(f"there is no recipe file {name}")
+        text = path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        text = (resources.files("lumenspark") / "recipes" / f"{name}.yaml").read_text("utf-8")
+    else:
+        known = recipe_names()
+        raise UserError(
+            f"there is no recipe {name!r}{_nearest(name, known)}: the presets are "
+            f"{', '.join(known)}, and a path to a .yaml file works too"
+        )
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    return recipe_from(content, source=name)
+
+
+def recipe_from(content: Any, source: str) -> Recipe:
+    """A recipe from nested dictionaries. ``source`` is what an error message calls them."""
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(content, Mapping):
+        raise UserError(f"{source}: a recipe is a mapping of keys to values")
+    _check_keys(content, asdict(Recipe()), source, prefix="")
+    adapter = TypeAdapter(Recipe)
+    try:
+        recipe = adapter.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{source}: {key} = {first['input']!r} is wrong: {_lower_first(first['msg'])}"
+        ) from error
+    if recipe.budget is not None:
+        parse_duration(recipe.budget, source)
+    return recipe
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """A changed copy: keys are dotted (``optim.muon_lr``) or hold a mapping for a whole section."""
+    content = asdict(recipe)
+    if "budget" not in overrides and _names_steps(overrides):
+        content["budget"] = None  # who names the steps does not want a preset's time
+    for dotted, value in overrides.items():
+        *sections, key = dotted.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+        if isinstance(value, Mapping) and isinstance(place.get(key), dict):
+            place[key].update(value)
+        else:
+            place[key] = value
+    return recipe_from(content, source=recipe.name)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every default written out."""
+    return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def parse_duration(text: str, source: str = "budget") -> float:
+    """Seconds in ``90s``, ``5m``, ``1.5h`` or ``300``. Raises UserError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
+    if seconds <= 0:
+        raise UserError(f"{source}: a budget is a time such as 90s, 5m or 1h, not {text!r}")
+    return seconds
+
+
+def _names_steps(overrides: Mapping[str, Any]) -> bool:
+    section = overrides.get("train")
+    return "train.steps" in overrides or (isinstance(section, Mapping) and "steps" in section)
+
+
+def _check_keys(
+    content: Mapping[str, Any], known: dict[str, Any], source: str, prefix: str
+) -> None:
+    for key, value in content.items():
+        if key not in known:
+            raise UserError(f"{source}: unknown key {prefix}{key}{_nearest(str(key), list(known))}")
+        if isinstance(known[key], dict) and isinstance(value, Mapping):
+            _check_keys(value, known[key], source, prefix=f"{prefix}{key}.")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _lower_first(message: str) -> str:
+    return message[:1].lower() + message[1:]

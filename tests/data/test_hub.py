@@ -1,0 +1,92 @@
+"""Hub sets, by `datasets` from a folder on disk: the code is the same but for the download."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lumenspark.data.corpora import open_corpus
+from lumenspark.data.hub import HubSet
+from lumenspark.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets-cache")
+
+
+def hub_set(folder: Path, splits: dict[str, list[str]], **options: object) -> HubSet:
+    folder.mkdir(exist_ok=True)
+    for split, rows in splits.items():
+        pq.write_table(pa.table({"text": rows}), folder / f"{split}-00000-of-00001.parquet")
+    return HubSet("org/set", str(folder), revision="0" * 40, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_wikitext_rows_give_the_published_file(
+    tmp_path: Path, articles_text: str, streaming: bool
+) -> None:
+    rows = [line if line.strip() else "" for line in articles_text.splitlines(keepends=True)]
+    splits = {"train": rows, "validation": rows[:9]}
+    corpus = hub_set(tmp_path / "set", splits, layout="wikitext", streaming=streaming)
+    assert corpus.splits() == ("train", "validation")
+    assert corpus.text("train") == articles_text
+    assert sum(piece.starts for piece in corpus.pieces("train")) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_set_of_train_alone_is_divided_by_hash(tmp_path: Path, streaming: bool) -> None:
+    rows = [f"document {i}" for i in range(300)]
+    corpus = hub_set(tmp_path / "set", {"train": rows}, streaming=streaming)
+    parts = {split: {piece.text for piece in corpus.pieces(split)} for split in corpus.splits()}
+    assert set(parts) == {"train", "validation", "test"}
+    assert all(parts.values())
+    assert set.union(*parts.values()) == set(rows)
+    assert sum(map(len, parts.values())) == len(rows)
+
+
+def test_a_wrong_text_field_names_those_present(tmp_path: Path) -> None:
+    corpus = hub_set(tmp_path / "set", {"train": ["x"], "test": ["y"]}, text_field="body")
+    with pytest.raises(UserError, match=r"org/set, test, row 1 has no field 'body'.*'text'"):
+        list(corpus.pieces("test"))
+
+
+def test_the_digest_tells_sets_apart_without_loading_them() -> None:
+    def digest(**changed: object) -> str:
+        options = {"hub_id": "org/set", "revision": "0" * 40, "config": None} | changed
+        return HubSet("name", **options).digest()  # type: ignore[arg-type]
+
+    others = [digest(hub_id="org/b"), digest(revision="1" * 40), digest(config="c")]
+    others.append(digest(text_field="body"))
+    assert len({digest(), *others}) == 5
+    assert digest() == digest()
+
+
+def test_wikitext_2_is_pinned_and_opens_without_network() -> None:
+    corpus = open_corpus("wikitext-2")
+    assert corpus.hub_id == "Salesforce/wikitext"
+    assert corpus.revision == "b08601e04326c79dfdd32d625aee71d232d685c3"
+    assert (corpus.layout, corpus.license) == ("wikitext", "CC BY-SA")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub at an address where nothing listens."""
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_network_the_offline_way_is_named() -> None:
+    with pytest.raises(UserError, match=r"hub cannot be reached.*hf download org/set"):
+        open_corpus("org/set")
+    message = "--repo-type dataset --include 'wikitext-2-raw-v1/\\*' --local-dir FOLDER"
+    with pytest.raises(UserError, match=message):
+        list(open_corpus("wikitext-2").pieces("test"))
+
+
+def test_offline_mode_needs_a_full_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"offline mode .* give the revision as a full commit id"):
+        open_corpus("org/set")
+    assert open_corpus("org/set", revision="a" * 40).revision == "a" * 40
