@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
+from lumenspark.data.hub import reach
 from lumenspark.errors import UserError
-from lumenspark.training.run import find_run
+from lumenspark.training.run import find_run, runs_folder
 
 
 def model_source(name: str, checkpoint: str = "best") -> str:
@@ -40,18 +43,27 @@ def load(
 
     quiet_transformers()
     source = model_source(name, checkpoint)
+    _check_hub(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{name!r} is no folder and no run here, and could not be loaded from the hub "
-            f"({reason}); without network, download the model once and give its folder"
-            if source == name and not Path(name).is_dir()
-            else f"the model in {source} cannot be loaded: {reason}"
-        ) from error
+        raise UserError(f"the model in {source} cannot be loaded: {reason}") from error
     return model.to(device).eval(), tokenizer
+
+
+def _check_hub(source: str) -> None:
+    """Fail at once, and in one sentence, for a name that leads nowhere."""
+    if Path(source).is_dir():
+        return
+    if "/" not in source:
+        raise UserError(
+            f"{source!r} is no folder and no run in {runs_folder().resolve()}, and a model on the "
+            "hub has a name like org/model: `lumenspark runs` lists the runs"
+        )
+    if not isinstance(try_to_load_from_cache(source, "config.json"), str):
+        reach("model", source)
 
 
 def quiet_transformers() -> None:

@@ -257,7 +257,8 @@ def finish(run: Run, corpus: Corpus, reporter: Reporter) -> None:
             model, tokenizer, corpus, split=split, protocol=protocol, context=context
         )
         step = checkpoint_step(run.checkpoint("best"))
-        command = f"lumenspark evaluate {run.id} --split {split} --protocol {protocol} --context {context}"
+        settings = f"--split {split} --protocol {protocol} --context {context}"
+        command = f"lumenspark evaluate {run.id} {settings}"
         store(run.path, figures, checkpoint="best", step=step, command=command)
         reporter.say(describe(figures))
     write_card(run.path)

@@ -78,6 +78,7 @@ def test_sections_and_figures(evaluated: Path) -> None:
         "- **Special Tokens:** `<|sot|>`, `<|eot|>`, `<|pad|>`",
         "- **Tokens:** train 1,234, validation 12, test 13",
         "- **Steps:** 40 logged, 40 planned",
+        "- **Checkpoint:** 'best', from step 40",
         "- **Tokens Seen:** 7,680",
         "- **Training Time:** 9 seconds",
         "- **Lowest Validation Loss:** 4.5432 at step 40",
@@ -190,6 +191,13 @@ def test_lumiere(run: Path) -> None:
     ):
         assert line in text.splitlines()
     assert "trust_remote_code=True" in text
+
+
+def test_a_line_of_metrics_cut_short_by_a_kill(run: Path) -> None:
+    before = str(build_card(run))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 60, "tok')
+    assert str(build_card(run)) == before
 
 
 def test_check_finds_nothing_in_a_true_card(evaluated: Path) -> None:

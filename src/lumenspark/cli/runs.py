@@ -23,17 +23,10 @@ def _show() -> None:
         print(f"no runs in {runs_folder().resolve()}: `lumenspark train` makes one")
         return
     table = Table(box=None, header_style="bold")
-    for name in (
-        "run",
-        "recipe",
-        "data",
-        "steps",
-        "validation",
-        "card loss",
-        "perplexity",
-        "bits/byte",
-    ):
-        table.add_column(name, justify="left" if name in {"run", "recipe", "data"} else "right")
+    for name in ("run", "recipe", "data"):
+        table.add_column(name)
+    for name in ("steps", "validation", "card loss", "perplexity", "bits/byte"):
+        table.add_column(name, justify="right")
     for run in runs:
         recipe = run.recipe()
         best = [line["validation_loss"] for line in run.metrics() if "validation_loss" in line]

@@ -158,6 +158,7 @@ def procedure(files: RunFiles) -> str:
                 "Steps",
                 f"{last['step']} logged, {recipe['train']['steps']} planned" if last else None,
             ),
+            ("Checkpoint", _checkpoint(files)),
             ("Tokens Seen", f"{last['tokens']:,}" if "tokens" in last else None),
             ("Training Time", f"{seconds:.0f} seconds" if seconds is not None else None),
             (
@@ -177,11 +178,18 @@ def procedure(files: RunFiles) -> str:
     return f"{facts}\n\nThe options of the recipe, as run:\n\n```yaml\n{dumped}\n```"
 
 
+def _checkpoint(files: RunFiles) -> str | None:
+    step = files.checkpoint_step
+    return None if step is None else f"'{files.checkpoint}', from step {step}"
+
+
 def _hardware(files: RunFiles) -> str:
     environment = files.environment
+    # No cores are recorded for a run on an accelerator.
+    cores = f", {environment['cores']} cores" if environment["cores"] else ""
     return (
-        f"device `{files.recipe['device']}`; {environment['processor']}, "
-        f"{environment['cores']} cores, {environment['threads']} threads"
+        f"device `{files.recipe['device']}`; {environment['processor']}{cores}, "
+        f"{environment['threads']} threads"
     )
 
 

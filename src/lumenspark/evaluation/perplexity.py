@@ -128,8 +128,8 @@ def card_loss(
     """Mean cross-entropy in nats by the card's protocol, and the number of targets behind it.
 
     ``tokens`` are framed documents. ``limit_windows`` scores that many windows, evenly spaced
-    over the split: enough for a look during training. An autocast that surrounds the call applies.
-    A loss that is not finite is returned as it is. Give a compiled model's original, because the
+    over the split: enough for a look during training. An autocast that surrounds the call applies;
+    close it before training goes on, because it remembers weights cast without gradients. A loss that is not finite is returned as it is. Give a compiled model's original, because the
     windows' lengths vary.
 
     Raises UserError where the split holds nothing to predict.
@@ -216,8 +216,10 @@ def _as_stream(tokenizer: Any, text: str, context: int, stride: int) -> _Tokenis
 
 
 def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
-    """Each document between the begin token (or the end token) and the end token, where there is
-    one; windows never cross documents."""
+    """Each document framed by begin and end token, in windows that never cross documents.
+
+    Without a begin token the end token stands there too; without either there is no frame.
+    """
     frame = (_first_given(tokenizer.bos_token_id, tokenizer.eos_token_id), tokenizer.eos_token_id)
     before, after = ([] if token is None else [token] for token in frame)
     rows, byte_count, words = [], 0, 0

@@ -27,6 +27,7 @@ class RunFiles:
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     shapes: dict[str, list[int]]  # each tensor in model.safetensors
+    checkpoint_step: int | None
     has_curves: bool
 
     @property
@@ -49,6 +50,7 @@ def read_run(run: Path, checkpoint: str) -> RunFiles:
         config=_read(folder / "config.json", json.loads),
         tokenizer=_read(folder / "tokenizer.json", json.loads),
         shapes=_tensor_shapes(folder / "model.safetensors"),
+        checkpoint_step=_step(folder / "complete.json"),
         has_curves=(run / "loss.svg").exists(),
     )
 
@@ -75,7 +77,13 @@ def _read(path: Path, parse: Any) -> Any:
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    """The lines that are complete: a run that was killed may leave half of its last one."""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _step(marker: Path) -> int | None:
+    """The optimizer step at which a checkpoint was saved, where its marker says so."""
+    return _read(marker, json.loads).get("step") if marker.exists() else None
 
 
 def _tensor_shapes(path: Path) -> dict[str, list[int]]:
