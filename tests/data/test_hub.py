@@ -46,6 +46,15 @@ def test_a_set_of_train_alone_is_divided_by_hash(tmp_path: Path, streaming: bool
     assert sum(map(len, parts.values())) == len(rows)
 
 
+def test_a_set_with_a_named_split_is_not_divided(tmp_path: Path) -> None:
+    corpus = hub_set(tmp_path / "set", {"test": ["one", "two"]})
+    assert corpus.splits() == ("test",)
+    assert [piece.text for piece in corpus.pieces("test")] == ["one", "two"]
+    assert corpus.size("test")
+    with pytest.raises(UserError, match="org/set has no train split, only test"):
+        list(corpus.pieces("train"))
+
+
 def test_a_wrong_text_field_names_those_present(tmp_path: Path) -> None:
     corpus = hub_set(tmp_path / "set", {"train": ["x"], "test": ["y"]}, text_field="body")
     with pytest.raises(UserError, match=r"org/set, test, row 1 has no field 'body'.*'text'"):

@@ -22,11 +22,12 @@ def _show() -> None:
     if not runs:
         print(f"no runs in {runs_folder().resolve()}: `lumenspark train` makes one")
         return
-    table = Table(box=None, header_style="bold")
-    for name in ("run", "recipe", "data"):
-        table.add_column(name)
-    for name in ("steps", "validation", "card loss", "perplexity", "bits/byte"):
-        table.add_column(name, justify="right")
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("run", no_wrap=True)
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("data", overflow="fold")
+    for name in ("steps", "val loss", "card loss", "ppl", "bits/byte"):
+        table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         recipe = run.recipe()
         best = [line["validation_loss"] for line in run.metrics() if "validation_loss" in line]

@@ -7,8 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lumenspark.data.documents import SHARES, SPLIT_NAMES, SPLITS, Corpus, Piece, cut, in_split
-from lumenspark.data.documents import row_text as text_of
+from lumenspark.data.documents import (
+    SHARES,
+    SPLIT_NAMES,
+    SPLITS,
+    Corpus,
+    Piece,
+    cut,
+    in_split,
+    row_text,
+)
 from lumenspark.data.wikitext import articles, lines_from_rows
 from lumenspark.errors import UserError
 
@@ -51,21 +59,25 @@ class HubSet(Corpus):
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def splits(self) -> tuple[str, ...]:
-        named = tuple(split for split in SPLITS if split in self._sets)
-        return SPLITS if named == ("train",) else named
+        if self._train_alone():
+            return SPLITS
+        return tuple(split for split in SPLITS if split in self._sets)
+
+    def _train_alone(self) -> bool:
+        return set(self._sets) == {"train"}
 
     def size(self, split: str) -> int | None:
-        rows = self._sets.get(split, self._sets.get("train"))
-        known = (rows.info.splits or {}).get(str(rows.split)) if rows is not None else None
+        rows = self._sets["train" if self._train_alone() else split]
+        known = (rows.info.splits or {}).get(str(rows.split))
         if known is None or not known.num_bytes:
             return None
-        return int(known.num_bytes * (1 if split in self._sets else SHARES[split]))
+        return int(known.num_bytes * (SHARES[split] if self._train_alone() else 1))
 
     def documents(self, split: str) -> Iterator[Piece]:
-        if len(self._sets) > 1 or split not in self.splits():
-            yield from self._documents(split)
-        else:
+        if self._train_alone():
             yield from in_split(self._documents("train"), split)
+        else:
+            yield from self._documents(split)
 
     def _documents(self, split: str) -> Iterator[Piece]:
         texts = self._rows(split)
@@ -77,7 +89,7 @@ class HubSet(Corpus):
 
     def _rows(self, split: str) -> Iterator[str]:
         for number, row in enumerate(self._sets[split], start=1):
-            text = text_of(row, self._text_field, f"{self.name}, {split}, row {number}")
+            text = row_text(row, self._text_field, f"{self.name}, {split}, row {number}")
             if text is not None:
                 yield text
 

@@ -163,6 +163,8 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"there is no tokenizer in {name}: {reason}") from None
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up from a config.json alone
+        raise UserError(f"there is no tokenizer in {name}: it needs a tokenizer.json")
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer {name} has no fast form (tokenizer.json): choose another")
     return tokenizer

@@ -129,8 +129,9 @@ def card_loss(
 
     ``tokens`` are framed documents. ``limit_windows`` scores that many windows, evenly spaced
     over the split: enough for a look during training. An autocast that surrounds the call applies;
-    close it before training goes on, because it remembers weights cast without gradients. A loss that is not finite is returned as it is. Give a compiled model's original, because the
-    windows' lengths vary.
+    close it before training goes on, because it remembers weights cast without gradients. A loss
+    that is not finite is returned as it is. Give a compiled model's original, because the windows'
+    lengths vary.
 
     Raises UserError where the split holds nothing to predict.
     """

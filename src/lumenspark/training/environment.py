@@ -1,5 +1,6 @@
 """environment.json: what a run was made with."""
 
+import os
 import platform
 import shlex
 import subprocess
@@ -27,10 +28,10 @@ def describe_environment(
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "processor": processor_name(),
-        "cores": torch.cpu.device_count() if recipe.device == "cpu" else 0,
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "seed": recipe.seed,
         "started_at": now(),
         "corpus": {
@@ -59,6 +60,13 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def command_line() -> str:
+    """What was typed, without the folder that the program lies in."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def git_commit() -> str | None:

@@ -230,10 +230,9 @@ class Trainer:
         if state.loss_count == 0:
             return
         per_step = self.recipe.tokens_per_step
-        scale = rate_scale(state.step - 1, self.recipe.train.steps, self.recipe.optim)
         metrics = {
             "loss": state.loss_sum / state.loss_count,
-            "lr": scale * state.rate,
+            "lr": self.optimizers[0].param_groups[0]["lr"],
             "grad_norm": self._norm,
             "tokens_per_second": per_step / self._step_seconds,
             "seconds": round(state.seconds, 3),

@@ -1,0 +1,277 @@
+"""The command line as its users type it."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import lumenspark, overrides
+
+from lumenspark.cli import VERBS, run
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def call(capsys: Capture) -> Callable[..., str]:
+    """Run a command line that must succeed; what it printed."""
+
+    def run_and_read(*arguments: str) -> str:
+        capsys.readouterr()
+        code = run(list(arguments))
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return printed.out
+
+    return run_and_read
+
+
+@pytest.fixture
+def refused(capsys: Capture) -> Callable[..., str]:
+    """Run a command line that must fail as a user's error does; its one sentence."""
+
+    def run_and_read(*arguments: str) -> str:
+        capsys.readouterr()
+        assert run(list(arguments)) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith("lumenspark: ")
+        assert printed.count("\n") == 1
+        return printed
+
+    return run_and_read
+
+
+def test_help_fits_a_screen_and_names_every_verb(call: Callable[..., str]) -> None:
+    printed = call("--help")
+    lines = printed.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+    assert all(any(line.split()[:1] == [verb] for line in lines) for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: lumenspark {verb}" in capsys.readouterr().out
+
+
+def test_an_unknown_verb(refused: Callable[..., str]) -> None:
+    assert "did you mean train?" in refused("trian")
+
+
+def test_a_users_error_is_one_sentence_and_debug_shows_the_traceback(tmp_path: Path) -> None:
+    plain = lumenspark("generate", "nothing", "The", cwd=tmp_path)
+    assert plain.returncode == 2
+    assert plain.stderr.startswith("lumenspark: 'nothing' is no folder and no run")
+    assert "Traceback" not in plain.stderr
+    debugged = lumenspark("--debug", "generate", "nothing", "The", cwd=tmp_path)
+    assert "Traceback" in debugged.stderr
+
+
+def test_a_run_leaves_what_the_design_says(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "evaluation.json",
+        "loss.svg",
+        "README.md",
+    }
+    assert len(trained.name) == 8
+    assert set(trained.name) <= set("abcdefghijklmnopqrstuvwxyz23456789")
+    recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
+    assert recipe["train"]["steps"] == 12
+    assert recipe["device"] != "auto"
+    assert "auto" not in {recipe["train"]["precision"], recipe["train"]["compile"]}
+    metrics = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in metrics if "validation_loss" in line] == [4, 8, 12]
+    assert {entry["protocol"] for entry in _evaluations(trained)} == {"card", "strided"}
+    environment = json.loads((trained / "environment.json").read_text())
+    assert environment["parameters"] == 63_216
+    assert environment["torch"]
+    svg = (trained / "loss.svg").read_text()
+    assert svg.startswith("<?xml")
+    assert "nats per token" in svg
+
+
+def test_training_is_deterministic(
+    trained: Path, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path))
+    assert run(["train", "lumiere-tiny", "--data", str(text_folder), *overrides()]) == 0
+    (again,) = tmp_path.iterdir()
+    weights = Path("checkpoints", "best", "model.safetensors")
+    assert (again / weights).read_bytes() == (trained / weights).read_bytes()
+
+
+def test_runs_lists_figures(trained: Path, call: Callable[..., str]) -> None:
+    line = next(line for line in call("runs").splitlines() if trained.name in line)
+    assert "lumiere-tiny" in line
+    assert "12/12" in line
+    card = next(entry for entry in _evaluations(trained) if entry["protocol"] == "card")
+    assert f"{card['loss']:.4f}" in line
+
+
+def test_no_runs(call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path))
+    assert "no runs in" in call("runs")
+
+
+def test_recipes_lists_sizes_and_times(call: Callable[..., str]) -> None:
+    printed = call("recipes")
+    (line,) = (line for line in printed.splitlines() if line.split()[:1] == ["lumiere-1m"])
+    assert "1,053,824" in line
+    assert "min" in line
+    assert "lumiere-tiny" in printed
+
+
+def test_a_dry_run_measures_and_leaves_nothing(
+    text_folder: Path, call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
+    printed = call("train", "lumiere-tiny", "--data", str(text_folder), *overrides(), "--dry-run")
+    for words in ("parameters 63,216", "steps 12, ", "tokens seen 1,536", "memory", "MiB"):
+        assert words in " ".join(printed.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_prepare_makes_what_train_then_finds(
+    text_folder: Path, call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path))
+    first = call("prepare", "lumiere-tiny", "--data", str(text_folder))
+    assert "learning a vocabulary of 512" in first
+    second = call("prepare", "lumiere-tiny", "--data", str(text_folder))
+    assert "learning" not in second
+    assert second.splitlines()[-1] == first.splitlines()[-1]
+
+
+@pytest.mark.parametrize("style", ["id", "prefix", "latest", "folder", "checkpoint folder"])
+def test_the_names_of_a_run(copied: Path, call: Callable[..., str], style: str) -> None:
+    name = {
+        "id": copied.name,
+        "prefix": copied.name[:3],
+        "latest": "latest",
+        "folder": str(copied),
+        "checkpoint folder": str(copied / "checkpoints" / "best"),
+    }[style]
+    printed = call("generate", name, "The list", "--max-new-tokens", "5", "--seed", "1")
+    assert printed.startswith("The list")
+
+
+def test_a_prefix_of_two_runs(copied: Path, refused: Callable[..., str]) -> None:
+    twin = copied.parent / (copied.name[:7] + ("a" if copied.name[7] != "a" else "b"))
+    shutil.copytree(copied, twin)
+    printed = refused("generate", copied.name[:7], "The")
+    assert "could be several runs" in printed
+    assert twin.name in printed
+
+
+def test_a_folder_goes_before_a_run(
+    copied: Path, call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(copied / "checkpoints" / "best", tmp_path / copied.name))
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {k: v * 0 for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    options = ["The", "--max-new-tokens", "4", "--temperature", "0"]
+    by_name = call("generate", copied.name, *options)
+    assert by_name == call("generate", str(folder), *options)
+    assert by_name != call("generate", str(copied), *options)
+
+
+def test_a_folder_without_a_model(tmp_path: Path, refused: Callable[..., str]) -> None:
+    assert "holds neither a model (config.json) nor a run" in refused(
+        "generate", str(tmp_path), "The"
+    )
+
+
+def test_generate_repeats_itself_for_a_seed(trained: Path, call: Callable[..., str]) -> None:
+    options = ["The list", "--max-new-tokens", "20", "--seed"]
+    first = call("generate", str(trained), *options, "1")
+    assert first == call("generate", str(trained), *options, "1")
+    assert first != call("generate", str(trained), *options, "2")
+
+
+def test_generate_takes_prompts_from_standard_input(
+    trained: Path, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("The list\n\nA class\n"))
+    printed = call("generate", str(trained), "--max-new-tokens", "3", "--json", "-n", "2")
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert [row["prompt"] for row in rows] == ["The list", "The list", "A class", "A class"]
+    assert all(row["text"].startswith(row["prompt"]) for row in rows)
+
+
+def test_no_prompt(
+    trained: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert "standard input holds no prompt" in refused("generate", str(trained))
+
+
+def test_generate_writes_past_the_context(trained: Path, call: Callable[..., str]) -> None:
+    printed = call("generate", str(trained), "The list", "--max-new-tokens", "150", "--seed", "3")
+    assert len(printed) > 100
+
+
+def test_evaluate_a_run_stores_its_figures(copied: Path, call: Callable[..., str]) -> None:
+    printed = call("evaluate", copied.name, "--split", "validation", "--stride", "8", "--json")
+    figures = json.loads(printed)
+    assert (figures["split"], figures["stride"], figures["protocol"]) == (
+        "validation",
+        8,
+        "strided",
+    )
+    assert figures["loss"] in [entry["loss"] for entry in _evaluations(copied)]
+
+
+def test_evaluate_a_folder_needs_a_text(
+    copied: Path, text_folder: Path, call: Callable[..., str], refused: Callable[..., str]
+) -> None:
+    folder = copied / "checkpoints" / "best"
+    assert "say on which text: --data" in refused("evaluate", str(folder))
+    printed = call("evaluate", str(folder), "--data", str(text_folder), "--protocol", "card")
+    assert "nats per token" in printed
+    assert (folder / "evaluation.json").is_file()
+
+
+def test_the_card_says_what_the_files_say(
+    copied: Path, call: Callable[..., str], refused: Callable[..., str]
+) -> None:
+    assert "says what its files say" in call("card", copied.name, "--check")
+    card = copied / "README.md"
+    loss = next(e["loss"] for e in _evaluations(copied) if e["protocol"] == "card")
+    card.write_text(card.read_text().replace(f"{loss:.4f}", "1.2345"))
+    assert "disagree" in refused("card", copied.name, "--check")
+    assert call("card", copied.name).strip() == str(card)
+    assert "says what its files say" in call("card", copied.name, "--check")
+
+
+def test_a_run_that_is_not_there(refused: Callable[..., str]) -> None:
+    for verb in ("resume", "card"):
+        assert "there is no run 'zzzz'" in refused(verb, "zzzz")
+
+
+def test_from_python(trained: Path) -> None:
+    import lumenspark as package
+
+    model, tokenizer = package.load(str(trained))
+    text = model.generate(text="The list", max_new_tokens=8, tokenizer=tokenizer)
+    assert text.startswith("The list")
+
+
+def _evaluations(run_folder: Path) -> list[dict[str, object]]:
+    return json.loads((run_folder / "evaluation.json").read_text())["evaluations"]

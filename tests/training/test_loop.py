@@ -1,0 +1,289 @@
+"""What happens around a step: going back, stopping early, averaging, budgets, full disks."""
+
+import json
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, lumenspark
+from safetensors.torch import load_file
+
+from lumenspark import pipeline
+from lumenspark.errors import UserError
+from lumenspark.training import checkpoint
+from lumenspark.training.loop import Trainer
+from lumenspark.training.optim import build_optimizers, rate_scale
+from lumenspark.training.progress import Reporter
+from lumenspark.training.recipe import OptimOptions, Recipe, load_recipe, with_overrides
+from lumenspark.training.run import Run, new_run
+
+
+class Collected(Reporter):
+    """Keeps what would be printed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sentences: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
+@pytest.fixture
+def own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def small(text_folder: Path, **more: Any) -> Recipe:
+    changes = {name.replace("__", "."): value for name, value in more.items()}
+    return with_overrides(load_recipe("lumiere-tiny"), SMALL | {"data": str(text_folder)} | changes)
+
+
+def trainer_of(recipe: Recipe) -> tuple[Trainer, Collected]:
+    reporter = Collected()
+    setup = pipeline.set_up(recipe, reporter)
+    return pipeline.make_trainer(setup, reporter), reporter
+
+
+def failing_at(trainer: Trainer, steps: set[int]) -> None:
+    """Make the loss of the given calls not a number, each once."""
+    loss, calls = trainer.loss, iter(range(10_000))
+
+    def sometimes(windows: torch.Tensor) -> torch.Tensor:
+        value = loss(windows)
+        return value * float("nan") if next(calls) in steps else value
+
+    trainer.loss = sometimes
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    return list(run.metrics())
+
+
+def test_a_step_that_is_not_finite_goes_back_and_lowers_the_rate(
+    text_folder: Path, own_runs: Path
+) -> None:
+    trainer, reporter = trainer_of(small(text_folder))
+    failing_at(trainer, {7})
+    run = new_run(trainer.recipe)
+    trainer.train(run)
+    (event,) = (line for line in metrics(run) if line.get("event") == "rollback")
+    assert (event["step"], event["to_step"], event["rate"]) == (7, 6, 0.5)
+    assert any("back to step 6, at 0.5 times the rate" in each for each in reporter.sentences)
+    assert checkpoint.checkpoint_step(run.checkpoint("last")) == 12
+    weights = load_file(run.checkpoint("last") / "model.safetensors")
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_after_the_third_time_it_stops_and_shows_the_batch(
+    text_folder: Path, own_runs: Path
+) -> None:
+    trainer, _ = trainer_of(small(text_folder))
+    failing_at(trainer, {4, 6, 8})
+    run = new_run(trainer.recipe)
+    with pytest.raises(UserError, match="not finite, for the 3rd time"):
+        trainer.train(run)
+    batch = json.loads((run.path / "failed-batch.json").read_text())
+    assert len(batch["input_ids"]) == len(batch["text"]) == 4
+    assert checkpoint.find_damage(run.checkpoint("last")) is None
+
+
+def test_rates_far_too_high_end_with_a_sentence(text_folder: Path, own_runs: Path) -> None:
+    recipe = small(text_folder, optim__adamw_lr=1e36, optim__muon_lr=1e36)
+    with pytest.raises(UserError, match="try lower rates"):
+        pipeline.train(recipe, reporter=Collected())
+
+
+def test_early_stopping(text_folder: Path, own_runs: Path) -> None:
+    # A rate of almost nothing: no validation is better than the first by chance alone.
+    recipe = small(
+        text_folder,
+        train__patience=2,
+        train__steps=60,
+        train__validate_every=2,
+        optim__muon_lr=1e-30,
+        optim__adamw_lr=1e-30,
+    )
+    trainer, _ = trainer_of(recipe)
+    run = new_run(trainer.recipe)
+    trainer.train(run)
+    assert trainer.state.step == 6
+    assert checkpoint.checkpoint_step(run.checkpoint("last")) == 6
+    assert checkpoint.checkpoint_step(run.checkpoint("best")) == 2
+
+
+def test_the_average_is_what_is_kept(text_folder: Path, own_runs: Path) -> None:
+    recipe = small(text_folder, train__average=0.5, train__steps=3)
+    trainer, _ = trainer_of(recipe)
+    expected = [parameter.detach().clone() for parameter in trainer.parameters]
+    original = trainer._update
+
+    def update_and_average(step: int) -> tuple[float, float]:
+        result = original(step)
+        for mean, parameter in zip(expected, trainer.parameters, strict=True):
+            mean.mul_(0.5).add_(parameter.detach(), alpha=0.5)
+        return result
+
+    trainer._update = update_and_average  # type: ignore[method-assign]
+    run = new_run(trainer.recipe)
+    trainer.train(run)
+    stored = load_file(run.checkpoint("last") / "model.safetensors")
+    names = [name for name, _ in trainer.model.named_parameters()]
+    for name, mean in zip(names, expected, strict=True):
+        torch.testing.assert_close(stored[name], mean)
+
+
+def test_accumulation_is_a_larger_batch(text_folder: Path) -> None:
+    losses = []
+    for batch_size, accumulation in ((8, 1), (2, 4)):
+        recipe = small(
+            text_folder,
+            train__batch_size=batch_size,
+            train__accumulation=accumulation,
+            train__precision="fp32",
+            optim__name="adamw",  # Muon rounds to bfloat16 inside
+        )
+        trainer, _ = trainer_of(recipe)
+        trainer.model.train()
+        losses.append([trainer._update(step) for step in range(4)])
+    torch.testing.assert_close(
+        torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_measuring_leaves_no_trace(text_folder: Path) -> None:
+    trainer, _ = trainer_of(small(text_folder, train__average=0.9))
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    trainer.seconds_per_step(warm=1, timed=2)
+    for kept, parameter, mean in zip(
+        before, trainer.parameters, trainer.average or [], strict=True
+    ):
+        assert torch.equal(kept, parameter)
+        assert torch.equal(kept, mean)
+    assert all(not optimizer.state for optimizer in trainer.optimizers)
+
+
+def test_a_budget_becomes_a_number_of_steps(text_folder: Path) -> None:
+    steps = {}
+    for budget in ("100s", "200s"):
+        trainer, _ = trainer_of(small(text_folder, budget=budget, train__compile="off"))
+        trainer.seconds_per_step = lambda: 0.1  # type: ignore[method-assign]
+        trainer.seconds_per_validation = lambda: 0.0  # type: ignore[method-assign]
+        pipeline.fit_budget(trainer, started=time.monotonic())
+        steps[budget] = trainer.recipe.train.steps
+    assert 940 <= steps["100s"] <= 970  # 100 s less a margin of 3%, less what the lines above took
+    assert 1910 <= steps["200s"] <= 1940
+
+
+def test_a_budget_that_is_over_at_once(text_folder: Path, own_runs: Path) -> None:
+    with pytest.raises(UserError, match="a budget of 1s is over before the first step"):
+        pipeline.train(
+            small(text_folder, budget="1s"), reporter=Collected(), started=time.monotonic() - 5
+        )
+
+
+def test_the_schedule_rises_holds_and_falls_to_zero() -> None:
+    options = OptimOptions(warmup=0.1, decay=0.5)
+    scales = [rate_scale(step, 100, options) for step in range(100)]
+    assert scales[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert scales[10:55] == [1.0] * 45
+    assert scales[55:] == pytest.approx([(100 - step) / 45 for step in range(55, 100)])
+
+
+def test_muon_gets_the_blocks_matrices_and_adamw_the_rest(text_folder: Path) -> None:
+    trainer, _ = trainer_of(small(text_folder))
+    muon, adamw = build_optimizers(trainer.model, OptimOptions())
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    by_muon = {names[p] for group in muon.param_groups for p in group["params"]}
+    by_adamw = {names[p] for group in adamw.param_groups for p in group["params"]}
+    assert by_muon == {n for n in names.values() if "proj" in n}
+    assert by_adamw == {n for n in names.values() if "embed" in n or "norm" in n}
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(copied: Path) -> None:
+    run = Run(copied)
+    run.write_recipe(with_overrides(run.recipe(), {"train.steps": 18}))
+    largest = 100_000  # bytes of a file; the weights are larger
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    done = lumenspark("resume", run.id, preexec_fn=limit, env=dict(os.environ))
+    assert done.returncode == 2, done.stderr
+    assert "could not save the checkpoint of step" in done.stderr
+    assert "make room and resume" in done.stderr
+    assert checkpoint.find_damage(run.checkpoint("last")) is None
+    assert checkpoint.checkpoint_step(run.checkpoint("last")) == 12
+    assert lumenspark("resume", run.id, env=dict(os.environ)).returncode == 0
+    assert checkpoint.checkpoint_step(run.checkpoint("last")) == 18
+
+
+def test_a_place_that_cannot_be_written(
+    text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write the run's folder"):
+        pipeline.train(small(text_folder), reporter=Collected())
+
+
+def test_starting_from_other_weights(text_folder: Path, trained: Path, own_runs: Path) -> None:
+    source = trained / "checkpoints" / "best"
+    recipe = small(text_folder, init_from=str(source), model__hidden_size=999)
+    setup = pipeline.set_up(recipe, Collected())
+    assert setup.recipe.model.hidden_size == 48  # the weights' own
+    stored = load_file(source / "model.safetensors")
+    for name, parameter in setup.model.named_parameters():
+        assert torch.equal(parameter, stored[name])
+
+
+def test_starting_from_another_kind_of_model(
+    text_folder: Path, trained: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(trained / "checkpoints" / "best")
+    tokenizer.save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=32)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="must name a Lumiére"):
+        pipeline.set_up(small(text_folder, init_from=str(tmp_path)), Collected())
+
+
+def test_an_existing_tokenizer_is_used(text_folder: Path, trained: Path) -> None:
+    source = trained / "checkpoints" / "best"
+    setup = pipeline.set_up(small(text_folder, tokenizer__name=str(source)), Collected())
+    assert setup.tokenizer.get_vocab() == pipeline.load(str(source))[1].get_vocab()
+
+
+def test_how_many_checkpoints_stay(text_folder: Path, own_runs: Path) -> None:
+    for keep, expected in ((0, set()), (2, {"step-000006", "step-000009"})):
+        trainer, _ = trainer_of(small(text_folder, train__keep=keep))
+        run = new_run(trainer.recipe)
+        trainer.train(run)
+        names = {path.name for path in run.checkpoints.iterdir()}
+        assert names == {"best", "last"} | expected
+
+
+def test_a_device_that_is_not_there() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(UserError, match="device cuda is not available here"):
+        pipeline.set_up(Recipe(device="cuda"), Collected())
+
+
+def test_a_tracker_that_is_not_installed(text_folder: Path, own_runs: Path) -> None:
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match=r"pip install 'lumenspark\[wandb\]'"):
+            pipeline.train(small(text_folder, train__tracker="wandb"), reporter=Collected())
+    else:
+        pytest.skip("wandb is installed")

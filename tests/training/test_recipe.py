@@ -1,0 +1,96 @@
+"""Recipes: presets load, wrong keys are named, overrides reach their place."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lumenspark.errors import UserError
+from lumenspark.training.recipe import (
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    parse_duration,
+    recipe_from,
+    recipe_names,
+    with_overrides,
+)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_preset_loads_and_survives_a_round_trip(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from(yaml.safe_load(dump_recipe(recipe)), source=name) == recipe
+
+
+def test_dumping_writes_every_default_out() -> None:
+    assert yaml.safe_load(dump_recipe(Recipe())) == asdict(Recipe())
+
+
+def test_a_recipe_file_is_read_by_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\noptim: {muon_lr: 1e-3}\n")
+    recipe = load_recipe(str(file))
+    assert (recipe.name, recipe.optim.muon_lr) == ("mine", 0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optm: {muon_lr: 1}", ["optm", "did you mean optim?"]),
+        ("optim: {muon_rl: 1}", ["optim.muon_rl", "did you mean muon_lr?"]),
+        ("optim: {muon_lr: fast}", ["optim.muon_lr", "'fast'", "number"]),
+        ("optim: {name: sgd}", ["optim.name", "'muon' or 'adamw'"]),
+        ("train: {batch_size: 0}", ["train.batch_size", "greater than 0"]),
+        ("tokenizer: {vocab_size: 100}", ["tokenizer.vocab_size", "259"]),
+        ("train: 5", ["train", "5"]),
+        ("budget: soon", ["a budget is a time such as 90s", "'soon'"]),
+        ("- a list", ["a recipe is a mapping"]),
+        ("name: [", ["is not valid YAML"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(file))
+    assert "\n" not in str(caught.value)
+    for word in [*words, "wrong.yaml"]:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"did you mean lumiere-1m\?"):
+        load_recipe("lumiere-1")
+    with pytest.raises(UserError, match="there is no recipe file"):
+        load_recipe("nowhere.yaml")
+
+
+def test_overrides_take_dotted_keys_and_sections() -> None:
+    recipe = with_overrides(Recipe(), {"optim.muon_lr": 0.5, "train": {"batch_size": 3}})
+    assert (recipe.optim.muon_lr, recipe.train.batch_size) == (0.5, 3)
+    assert recipe.optim.adamw_lr == Recipe().optim.adamw_lr
+    with pytest.raises(UserError, match=r"unknown key optim\.speed"):
+        with_overrides(Recipe(), {"optim.speed": 1})
+
+
+def test_naming_the_steps_drops_a_presets_budget() -> None:
+    recipe = Recipe(budget="4m")
+    assert with_overrides(recipe, {"train.steps": 7}).budget is None
+    assert with_overrides(recipe, {"train": {"steps": 7}}).budget is None
+    assert with_overrides(recipe, {"train.steps": 7, "budget": "1m"}).budget == "1m"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1.5h", 5400), ("300", 300)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5m", "0s", "5 days"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(UserError, match="a budget is a time"):
+        parse_duration(text)
