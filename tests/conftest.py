@@ -1,4 +1,4 @@
-"""What all tests share: real text in small amounts, and folders of their own for caches and runs."""
+"""What all tests share: real text in small amounts, and folders of their own."""
 
 import json
 import os

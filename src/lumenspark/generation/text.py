@@ -87,5 +87,15 @@ def _generate(
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = model.generate(**encoded, pad_token_id=pad, **sampling.arguments(), **arguments)
-    return ids, encoded["input_ids"].shape[1]
+    start = encoded["input_ids"].shape[1]
+    try:
+        ids = model.generate(**encoded, pad_token_id=pad, **sampling.arguments(), **arguments)
+    except IndexError as error:  # other models than ours end with their table of positions
+        context = getattr(model.config, "max_position_embeddings", None)
+        if context is None or start + sampling.max_new_tokens <= context:
+            raise
+        raise UserError(
+            f"the text is longer than the {context} positions of this model: give a shorter prompt "
+            "or ask for fewer new tokens"
+        ) from error
+    return ids, start

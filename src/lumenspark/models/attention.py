@@ -1,13 +1,15 @@
 """Dense causal attention as functions on tensors: the plain definition, the fast path, the weights.
 
 Shapes: queries (B, H, T, D), keys and values (B, H, S, D) with S >= T, the T queries being the
-last T of the S positions. A mask is ``None`` (plain causal), boolean (True: may be seen) or
-additive float, of a shape that broadcasts to (B, H, T, S).
+last T of the S positions. A mask is boolean (True: may be seen) or additive float, of a shape
+that broadcasts to (B, H, T, S). Where transformers gives no mask, ``None``, a single query sees
+everything, and more are the first T of the S positions: T = S, but in a cache of fixed size.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
@@ -34,7 +36,8 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: 
     """
     scores = (query * scaling) @ key.transpose(-1, -2)
     if mask is None:
-        mask = causal_mask(query.shape[2], key.shape[2], query.device)
+        queries, keys = query.shape[2], key.shape[2]
+        mask = causal_mask(queries, keys, keys - 1 if queries == 1 else 0, query.device)
     if mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     else:
@@ -45,9 +48,17 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: 
     return weights
 
 
-def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(T, S) boolean: the T queries are the last of the S positions, and see up to themselves."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+def causal_mask(queries: int, keys: int, past: int, device: torch.device) -> Tensor:
+    """(T, S) boolean: query t, which has ``past`` keys more before it, sees up to key past + t."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(past)
+
+
+def dense_mask(mask: Tensor | BlockMask | None) -> Tensor | None:
+    """The mask as :func:`attention_weights` takes it, be it one of ``flex_attention``."""
+    if not isinstance(mask, BlockMask):
+        return mask
+    batch, heads, queries, keys = mask.shape
+    return create_mask(mask.mask_mod, batch, heads, queries, keys, device=mask.kv_indices.device)
 
 
 def matmul_attention_forward(

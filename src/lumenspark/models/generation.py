@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, Cache, GenerationMixin
+from transformers import AutoTokenizer, Cache, GenerationConfig, GenerationMixin
 from transformers.generation.stopping_criteria import MaxLengthCriteria, StoppingCriteriaList
 
 SAMPLING_ARGUMENTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
@@ -66,7 +66,10 @@ class TextGenerationMixin(GenerationMixin):
                     "so pass tokenizer="
                 )
             try:
-                self._tokenizer_beside_weights = AutoTokenizer.from_pretrained(self.name_or_path)
+                # With the config at hand, transformers does not ask about the code that made it.
+                self._tokenizer_beside_weights = AutoTokenizer.from_pretrained(
+                    self.name_or_path, config=self.config
+                )
             except (OSError, ValueError, KeyError) as error:
                 raise ValueError(
                     f"generate(text=…) needs a tokenizer: none was found in {self.name_or_path!r}, "
@@ -81,6 +84,16 @@ class TextGenerationMixin(GenerationMixin):
             if isinstance(criterion, MaxLengthCriteria):
                 criterion.max_position_embeddings = None
         return criteria
+
+    def _prepare_generated_length(
+        self, generation_config: GenerationConfig, has_default_max_length: bool, **kwargs: Any
+    ) -> GenerationConfig:
+        """Transformers' own, whose default of 20 new tokens would end at the context length."""
+        if has_default_max_length and generation_config.max_new_tokens is None:
+            generation_config.max_new_tokens = generation_config.max_length
+        return super()._prepare_generated_length(
+            generation_config, has_default_max_length=has_default_max_length, **kwargs
+        )
 
     def prepare_inputs_for_generation(
         self,
@@ -97,16 +110,22 @@ class TextGenerationMixin(GenerationMixin):
         mask = attention_mask
         if mask is None:  # transformers leaves it out where nothing is padded
             mask = input_ids.new_ones(len(input_ids), max(input_ids.shape[1], past + fed))
-        kept = keep_newest_half(mask, self.config.max_position_embeddings)
+        context = self.config.max_position_embeddings
+        kept = keep_newest_half(mask, context)
         if kept is not mask and inputs_embeds is not None:
             raise ValueError(
-                "a prompt given as inputs_embeds cannot go past the context length "
-                f"{self.config.max_position_embeddings}: give input_ids"
+                f"a prompt given as inputs_embeds cannot go past the context length {context}: "
+                "give input_ids"
             )
         if kept is not mask and past:
             # A row was cut and its positions have moved: every row's window is encoded again.
             empty_cache(past_key_values)
             past = 0
+            if kept.shape[1] - first_column(kept) > input_ids.shape[1]:
+                raise ValueError(
+                    "tokens that are known by their cache alone cannot go past the context length "
+                    f"{context}: give all input_ids, and no prefill_chunk_size"
+                )
         if past == 0:
             fed = kept.shape[1] - first_column(kept)
         kept = kept[:, -(past + fed) :]

@@ -15,6 +15,7 @@ class SwiGLU(nn.Module):
         self.gate_proj = nn.Linear(hidden_size, gated_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, gated_size, bias=False)
         self.down_proj = nn.Linear(gated_size, hidden_size, bias=False)
+        self.down_proj.starts_at_zero = True  # type: ignore[assignment]  # see _init_weights
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))

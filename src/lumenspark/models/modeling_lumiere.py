@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
-from .attention import attention_weights, matmul_attention_forward
+from .attention import attention_weights, dense_mask, matmul_attention_forward
 from .configuration_lumiere import LumiereConfig
 from .generation import TextGenerationMixin, check_length, positions_from_mask
 from .layers import SwiGLU
@@ -33,6 +33,7 @@ class LumiereAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj.starts_at_zero = True  # type: ignore[assignment]  # see _init_weights
 
     def forward(
         self,
@@ -61,8 +62,7 @@ class LumiereAttention(nn.Module):
         if output_attentions and weights is None:
             # The fast path keeps no weights. They are computed beside it, so that asking for
             # them changes nothing in the output.
-            mask = attention_mask if isinstance(attention_mask, Tensor) else None
-            weights = attention_weights(query, key, mask, self.scaling)
+            weights = attention_weights(query, key, dense_mask(attention_mask), self.scaling)
         return self.o_proj(output.flatten(2)), weights if output_attentions else None
 
 
@@ -108,16 +108,14 @@ class LumierePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights; what writes to the residual stream starts at zero.
 
-        Called by transformers for every module, inner ones first.
+        Transformers calls this with each module, but for those that hold no weights of their own.
         """
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if getattr(module, "starts_at_zero", False):
+            init.zeros_(module.weight)
+        elif isinstance(module, nn.Linear | nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
-        elif isinstance(module, LumiereAttention):
-            init.zeros_(module.o_proj.weight)
-        elif isinstance(module, SwiGLU):
-            init.zeros_(module.down_proj.weight)
 
 
 class LumiereBackbone(LumierePreTrainedModel):

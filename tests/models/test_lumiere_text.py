@@ -1,0 +1,192 @@
+"""``model.generate(text=…)``: a string in, a string out."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from plain_lumiere import plain_greedy
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from lumenspark.models import LumiereForCausalLM
+
+
+@pytest.fixture
+def folder(model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def expected_text(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, new: int
+) -> str:
+    ids = plain_greedy(model, tokenizer(prompt)["input_ids"], new)
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_string_gives_a_string_and_a_list_a_list(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The tokenizer is the one beside the weights. Longer texts and shorter go in one batch."""
+    model = LumiereForCausalLM.from_pretrained(folder)
+    prompts = ["The lamp", "On clear nights one can count the fishing boats.", "S"]
+    expected = [expected_text(model, tokenizer, prompt, 30) for prompt in prompts]
+    assert model.generate(text=prompts[0], max_new_tokens=30) == expected[0]
+    assert model.generate(text=prompts, max_new_tokens=30) == expected
+    assert model.generate(text=prompts[:1], max_new_tokens=30) == expected[:1]
+
+
+def test_the_text_starts_with_the_prompt_as_it_was_given(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Also where the tokenizer's NFKC writes it otherwise."""
+    for prompt in ("The ﬁsh’s  ½ \n lamp ", " leading space", "日本語 ☃", "e\u0301te\u0301"):
+        text = model.generate(text=prompt, tokenizer=tokenizer, max_new_tokens=12)
+        assert text.startswith(prompt)
+        normal = expected_text(model, tokenizer, prompt, 12)
+        read = tokenizer.decode(tokenizer(prompt)["input_ids"], skip_special_tokens=True)
+        assert text == prompt + normal[len(read) :]
+
+
+def test_without_a_limit_20_new_tokens_are_made_whatever_the_length_of_the_prompt(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str
+) -> None:
+    for prompt in ("The lamp", text):
+        expected = plain_greedy(model, tokenizer(prompt)["input_ids"], 20)
+        ids = torch.tensor([expected[:-20]])
+        assert model.generate(ids)[0].tolist() == expected
+        assert model.generate(text=prompt, tokenizer=tokenizer) == tokenizer.decode(
+            expected, skip_special_tokens=True
+        )
+
+
+def test_a_tokenizer_can_be_given(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    assert model.generate(text="The lamp", tokenizer=tokenizer, max_new_tokens=9) == expected_text(
+        model, tokenizer, "The lamp", 9
+    )
+
+
+def test_without_a_tokenizer_the_error_says_what_to_give(
+    model: LumiereForCausalLM, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="not loaded from a folder, so pass tokenizer="):
+        model.generate(text="The lamp")
+    model.save_pretrained(tmp_path)
+    loaded = LumiereForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"none was found in '{tmp_path}', so pass tokenizer="):
+        loaded.generate(text="The lamp")
+
+
+def test_text_and_ids_together_are_an_error(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = torch.tensor([[5]])
+    with pytest.raises(ValueError, match="either text or input_ids"):
+        model.generate(text="The lamp", input_ids=ids, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="either text or input_ids"):
+        model.generate(ids, text="The lamp", tokenizer=tokenizer)
+
+
+def test_an_empty_prompt(model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """With a beginning token there is something to go on from; without one there is not."""
+    assert model.generate(text="", tokenizer=tokenizer, max_new_tokens=5) == expected_text(
+        model, tokenizer, "", 5
+    )
+    words = Tokenizer(models.WordLevel({"lamp": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    bare = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert model.generate(text="lamp", tokenizer=bare, max_new_tokens=2).startswith("lamp")
+    for text in ("", ["lamp", ""], []):
+        with pytest.raises(ValueError, match="a prompt has no tokens: give at least one word"):
+            model.generate(text=text, tokenizer=bare)
+
+
+@pytest.mark.parametrize(
+    "argument", [{"temperature": 0.9}, {"top_k": 40}, {"top_p": 0.95}, {"min_p": 0.01}]
+)
+def test_a_sampling_argument_means_sampling(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, argument: dict[str, float]
+) -> None:
+    def texts(**arguments: object) -> set[str]:
+        return {
+            model.generate(text="The", tokenizer=tokenizer, max_new_tokens=8, **arguments)
+            for _ in range(3)
+        }
+
+    assert len(texts(**argument)) > 1
+    assert texts(**argument, do_sample=False) == texts()
+    torch.manual_seed(4)
+    first = texts(**argument)
+    torch.manual_seed(4)
+    assert texts(**argument) == first
+
+
+def test_several_texts_of_each_prompt(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    arguments = {"tokenizer": tokenizer, "max_new_tokens": 8, "temperature": 1.5}
+    texts = model.generate(text="The lamp", num_return_sequences=3, **arguments)
+    assert len(texts) == len(set(texts)) == 3
+    assert all(text.startswith("The lamp") for text in texts)
+    texts = model.generate(text=["The lamp", "A"], num_return_sequences=2, **arguments)
+    assert [text.startswith("The lamp") for text in texts] == [True, True, False, False]
+    assert all(text.startswith("A") for text in texts[2:])
+    beams = model.generate(
+        text=["The", "A"], tokenizer=tokenizer, num_beams=3, num_return_sequences=3, max_length=12
+    )
+    assert [text[0] for text in beams] == ["T"] * 3 + ["A"] * 3
+
+
+def test_the_settings_saved_with_the_model_hold(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    GenerationConfig(max_new_tokens=7, pad_token_id=2).save_pretrained(folder)
+    model = LumiereForCausalLM.from_pretrained(folder)
+    assert model.generate(text="The lamp") == expected_text(model, tokenizer, "The lamp", 7)
+
+
+def test_a_full_output_gives_the_text_too(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    text = model.generate(
+        text="The lamp", tokenizer=tokenizer, max_new_tokens=7, return_dict_in_generate=True
+    )
+    assert text == expected_text(model, tokenizer, "The lamp", 7)
+
+
+def test_an_end_token_ends_the_text_and_is_not_shown(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with torch.no_grad():  # whatever the hidden state, one of the two is the likeliest token
+        model.lm_head.weight[1] = 100 * torch.randn(32, generator=torch.Generator().manual_seed(0))
+        model.lm_head.weight[2] = -model.lm_head.weight[1]
+    prompts = ["The lamp", "Ships"]
+    model.generation_config.eos_token_id = [1, 2]
+    assert model.generate(text=prompts, tokenizer=tokenizer, max_new_tokens=9) == prompts
+
+
+def test_a_string_can_end_the_text(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    whole = expected_text(model, tokenizer, "The lamp", 30)
+    stop = whole[14]
+    text = model.generate(
+        text="The lamp", tokenizer=tokenizer, max_new_tokens=30, stop_strings=[stop]
+    )
+    assert whole.startswith(text)
+    assert stop in text[len("The lamp") :]
+    assert len(text) < len(whole)
+
+
+def test_ids_go_to_the_generate_of_transformers(
+    model: LumiereForCausalLM, ids: torch.Tensor
+) -> None:
+    expected = torch.tensor([plain_greedy(model, row.tolist(), 4) for row in ids])
+    assert torch.equal(model.generate(ids, max_new_tokens=4), expected)
+    assert torch.equal(model.generate(inputs=ids, max_new_tokens=4), expected)
+    assert torch.equal(model.generate(input_ids=ids, max_new_tokens=4), expected)
+    settings = GenerationConfig(max_new_tokens=4)
+    assert torch.equal(model.generate(ids, settings), expected)
