@@ -4,21 +4,13 @@ import json
 import os
 import pydoc_data.topics
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import overrides
 
-SMALL = {
-    "train.steps": 12,
-    "train.batch_size": 4,
-    "train.log_every": 2,
-    "train.validate_every": 4,
-    "train.validation_windows": 16,
-    "train.save_every": 3,
-}
-"""Overrides that make the recipe lumiere-tiny train in a second."""
+# The models are tiny: a second thread gains nothing, and on a busy machine it costs a lot.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,18 +30,6 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = (json.dumps({"text": page}) for page in part)
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
-
-
-def lumenspark(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, in a process of its own."""
-    command = [sys.executable, "-m", "lumenspark", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-
-
-def overrides(**more: object) -> list[str]:
-    """:data:`SMALL` and ``more`` (``train__keep=2``) as command-line arguments."""
-    given = SMALL | {name.replace("__", "."): value for name, value in more.items()}
-    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="session")

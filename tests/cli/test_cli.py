@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import lumenspark, overrides
+from command_line import lumenspark, overrides
 
 from lumenspark.cli import VERBS, run
 

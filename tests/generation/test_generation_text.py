@@ -1,7 +1,6 @@
 """Text in, text out: what is streamed, what is returned, and what a seed fixes, for two models."""
 
 import io
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,15 +15,6 @@ TEXT = """The lighthouse stands on the last rock of the coast, and its lamp is l
 that come from the north see the lamp first; ships that come from the south hear the bell.
 """
 PROMPT = "The lamp is"
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Tensors this small are not worth sharing out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """What the tests of models/ share: a little text, its tokenizer, and a Lumiére of two blocks."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from plain_lumiere import fill_with_noise
@@ -15,15 +13,6 @@ the keeper rings a bell as well, because light does not carry through fog. Ships
 north see the lamp first; ships that come from the south hear the bell. On clear nights one can
 count the fishing boats between the rock and the harbour, and tell by their lights who is late.
 """
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    """Tensors this small are not worth sharing out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

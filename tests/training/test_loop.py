@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, lumenspark
+from command_line import SMALL, lumenspark
 from safetensors.torch import load_file
 
 from lumenspark import pipeline

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import lumenspark, overrides
+from command_line import lumenspark, overrides
 
 TIMINGS = {"seconds", "tokens_per_second"}
 HARD = {

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def choose_compile(asked: str, device: str, seconds: float | None, steps: int) -
 def has_compiler(device: str) -> bool:
     """Whether torch.compile has the compiler that it needs for this device."""
     if device == "cuda":
-        return torch.utils._triton.has_triton()
+        return find_spec("triton") is not None
     named = os.environ.get("CXX")
     return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "cl"]))
 

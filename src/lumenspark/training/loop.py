@@ -121,13 +121,15 @@ class Trainer:
         self._tracker = open_tracker(options.tracker, self.run.path, self.recipe)
         self._metrics = MetricsLog(self.run.metrics_file)
         self._metrics.cut(state.metrics_size)
+        self._began = time.monotonic() - state.seconds
+        self._step_times: list[float] = []
         self.model.train()
         try:
             with self.reporter, self._stopping_when_asked():
                 self.reporter.start(state.step, options.steps)
                 while self.state.step < options.steps and not self._out_of_patience():
-                    self._one_step()
-                    self._after_step()
+                    if self._one_step():
+                        self._after_step()
         finally:
             self._metrics.close()
             if self._tracker is not None:
@@ -163,18 +165,18 @@ class Trainer:
 
     # One step
 
-    def _one_step(self) -> None:
+    def _one_step(self) -> bool:
+        """Whether the step was taken; where it was not finite, the run has gone back instead."""
         state, began = self.state, time.perf_counter()
-        loss, norm = self._update(state.step)
-        if not math.isfinite(loss + norm):
-            self._go_back(loss, norm)
-            return
+        loss, self._norm = self._update(state.step)
+        if not math.isfinite(loss + self._norm):
+            self._go_back(loss, self._norm)
+            return False
         state.step += 1
         state.loss_sum += loss
         state.loss_count += 1
-        elapsed = time.perf_counter() - began
-        state.seconds += elapsed
-        self._norm, self._step_seconds = norm, elapsed
+        self._step_times.append(time.perf_counter() - began)
+        return True
 
     def _update(self, step: int) -> tuple[float, float]:
         """Forward, backward, clip, step. Returns the loss and the norm of the gradient.
@@ -199,7 +201,7 @@ class Trainer:
             if self.average is not None:
                 weight = 1 - recipe.train.average
                 torch._foreach_lerp_(self.average, self.parameters, weight)
-        self.model.zero_grad(set_to_none=False)
+        self.model.zero_grad()
         return values
 
     def _batch(self, step: int) -> Tensor:
@@ -234,17 +236,18 @@ class Trainer:
             "loss": state.loss_sum / state.loss_count,
             "lr": self.optimizers[0].param_groups[0]["lr"],
             "grad_norm": self._norm,
-            "tokens_per_second": per_step / self._step_seconds,
-            "seconds": round(state.seconds, 3),
+            "tokens_per_second": per_step * len(self._step_times) / sum(self._step_times),
+            "seconds": self._seconds(),
         }
         state.loss_sum, state.loss_count = 0.0, 0
+        self._step_times.clear()
         self._write(metrics)
         self.reporter.step(state.step, self.recipe.train.steps, metrics)
 
     def _validate(self) -> None:
         state = self.state
         loss = self._validation_loss()
-        self._write({"validation_loss": loss, "seconds": round(state.seconds, 3)})
+        self._write({"validation_loss": loss, "seconds": self._seconds()})
         better = state.best_loss is None or loss < state.best_loss
         note = "the best so far" if better else f"best {state.best_loss:.4f}"
         self.reporter.say(f"step {state.step}  validation loss {loss:.4f} ({note})")
@@ -289,7 +292,12 @@ class Trainer:
         step = self.state.step
         self._metrics.write({"step": step, "tokens": step * self.recipe.tokens_per_step, **metrics})
         if self._tracker is not None:
-            self._tracker.log(metrics, step)
+            numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
+            self._tracker.log(numbers, step)
+
+    def _seconds(self) -> float:
+        """Spent training so far, validations and saving too, earlier parts of the run too."""
+        return round(time.monotonic() - self._began, 3)
 
     def _out_of_patience(self) -> bool:
         patience = self.recipe.train.patience
@@ -300,6 +308,7 @@ class Trainer:
     def _save(self) -> None:
         if self.state.step:
             self.state.metrics_size = self._metrics.size()
+            self.state.seconds = self._seconds()
         tensors = optimizer_tensors(self.optimizers)
         if self.average is not None:  # the checkpoint's weights are the average
             for name, parameter in self.model.named_parameters():
