@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-import tyro
-
 from lumenspark.errors import UserError
+
+from .parsing import RunName, parse
 
 
 @dataclass
 class Arguments:
     """Write a run's README.md, which says only what the run's files say."""
 
-    run: tyro.conf.Positional[str]
+    run: RunName
     """A run's id, the beginning of one, latest, or its folder."""
     checkpoint: str | None = None
     """Which checkpoint the card is about; best unless given."""
@@ -20,7 +20,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    options = tyro.cli(Arguments, prog="lumenspark card", args=arguments)
+    options = parse(Arguments, "card", arguments)
     from lumenspark.evaluation.card import check_card, write_card
     from lumenspark.training.run import get_run
 

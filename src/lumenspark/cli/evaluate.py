@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
 from lumenspark.errors import UserError
+
+from .parsing import Model, parse
 
 if TYPE_CHECKING:
     from lumenspark.data.corpora import Corpus
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Arguments:
     """Perplexity and bits per byte of any causal language model of transformers."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A folder, a run's id or the beginning of one, latest, or an id on the hub."""
     data: str | None = None
     """The text, as for train; a run's own text unless given."""
@@ -43,7 +43,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    options = tyro.cli(Arguments, prog="lumenspark evaluate", args=arguments)
+    options = parse(Arguments, "evaluate", arguments)
     from lumenspark.evaluation.perplexity import evaluate
     from lumenspark.evaluation.records import describe, store
     from lumenspark.loading import load

@@ -9,14 +9,16 @@ import tyro
 
 from lumenspark.errors import UserError
 
+from .parsing import Model, parse
+
 
 @dataclass
 class Arguments:
     """Write text. Prompts come from the command line, or from standard input, one a line."""
 
-    model: tyro.conf.Positional[str]
+    model: Model
     """A folder, a run's id or the beginning of one, latest, or an id on the hub."""
-    prompt: tyro.conf.Positional[str | None] = None
+    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PROMPT]")] = None
     """What to go on from."""
     max_new_tokens: int = 100
     """How much to write. Past the context the newest half of it is kept."""
@@ -42,7 +44,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    options = tyro.cli(Arguments, prog="lumenspark generate", args=arguments)
+    options = parse(Arguments, "generate", arguments)
     prompts = _prompts(options.prompt)
     from lumenspark.generation.text import Sampling, continuations, stream
     from lumenspark.loading import load

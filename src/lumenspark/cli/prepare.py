@@ -1,6 +1,6 @@
 """lumenspark prepare: text to token ids, ahead of time."""
 
-from .recipe_arguments import parse_recipe
+from .parsing import parse_recipe
 
 
 def main(arguments: list[str]) -> None:

@@ -1,17 +1,20 @@
 """lumenspark push: upload a run to the hub."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
+
+from .parsing import RunName, parse
 
 
 @dataclass
 class Arguments:
     """Upload weights, tokenizer, code and card of a run to the hub, in one commit."""
 
-    run: tyro.conf.Positional[str]
+    run: RunName
     """A run's id, the beginning of one, latest, or its folder."""
-    repository: tyro.conf.Positional[str]
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
     """user/name; made if it is not there."""
     checkpoint: str = "best"
     """Which checkpoint."""
@@ -20,7 +23,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> None:
-    options = tyro.cli(Arguments, prog="lumenspark push", args=arguments)
+    options = parse(Arguments, "push", arguments)
     from lumenspark.evaluation.push import push
     from lumenspark.training.run import get_run
 

@@ -1,10 +1,10 @@
 """lumenspark recipes: the presets, with their size and the time they take here."""
 
-import tyro
+from .parsing import parse
 
 
 def main(arguments: list[str]) -> None:
-    tyro.cli(_show, prog="lumenspark recipes", args=arguments)
+    parse(_show, "recipes", arguments)
 
 
 def _show() -> None:

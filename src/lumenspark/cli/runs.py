@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import tyro
+from .parsing import parse
 
 
 def main(arguments: list[str]) -> None:
-    tyro.cli(_show, prog="lumenspark runs", args=arguments)
+    parse(_show, "runs", arguments)
 
 
 def _show() -> None:

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from .recipe_arguments import parse_recipe
+from .parsing import parse_recipe
 
 if TYPE_CHECKING:
     from lumenspark.pipeline import Estimate

@@ -1,0 +1,64 @@
+"""From the words of a command line to typed values."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, NamedTuple, TypeVar
+
+import tyro
+
+from lumenspark.training.recipe import Recipe, load_recipe, recipe_from, recipe_names
+
+T = TypeVar("T")
+
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+"""A positional argument that names a model."""
+
+RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+"""A positional argument that names a run."""
+
+
+def parse(kind: Callable[..., T], verb: str, arguments: list[str], about: str | None = None) -> T:
+    """``arguments`` as a ``kind``. Prints help, or what is wrong (exit code 2), by itself."""
+    return tyro.cli(
+        kind,
+        prog=f"lumenspark {verb}",
+        description=about,
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+class RecipeArguments(NamedTuple):
+    recipe: Recipe
+    dry_run: bool
+
+
+def parse_recipe(verb: str, about: str, arguments: list[str]) -> RecipeArguments:
+    """``[RECIPE] [--key value …]``; the recipe is ``lumiere-1m`` unless it is named.
+
+    Raises UserError for a recipe that is not there and for values that cannot be.
+    """
+    name = "lumiere-1m"
+    if arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+    loaded = load_recipe(name)
+    dry_run_help = "Measure, and print what the training would take; train nothing."
+
+    def gather(
+        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = loaded,
+        *,
+        dry_run: Annotated[bool, tyro.conf.arg(help=dry_run_help)] = False,
+    ) -> RecipeArguments:
+        return RecipeArguments(recipe, dry_run)
+
+    presets = ", ".join(recipe_names())
+    about = f"{about}\n\nRECIPE is {presets}, or a .yaml file; lumiere-1m unless given."
+    parsed = parse(gather, f"{verb} [RECIPE]", arguments, about)
+    content = asdict(parsed.recipe)
+    if _given("train.steps", arguments) and not _given("budget", arguments):
+        content["budget"] = None  # who names the steps does not want the preset's time
+    return RecipeArguments(recipe_from(content, source="command line"), parsed.dry_run)
+
+
+def _given(key: str, arguments: list[str]) -> bool:
+    return any(argument.split("=")[0] == f"--{key}" for argument in arguments)
