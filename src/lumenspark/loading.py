@@ -1,9 +1,11 @@
 """What a name means: a folder goes before a run, a run before the hub."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
 
 from lumenspark.data.hub import reach
 from lumenspark.errors import UserError
@@ -43,21 +45,21 @@ def load(
 
     quiet_transformers()
     source = model_source(name, checkpoint)
-    _check_hub(source)
+    _check_source(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the model in {source} cannot be loaded: {reason}") from error
     return model.to(device).eval(), tokenizer
 
 
-def _check_hub(source: str) -> None:
+def _check_source(source: str) -> None:
     """Fail at once, and in one sentence, for a name that leads nowhere."""
     if Path(source).is_dir():
         return
-    if "/" not in source:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
         raise UserError(
             f"{source!r} is no folder and no run in {runs_folder().resolve()}, and a model on the "
             "hub has a name like org/model: `lumenspark runs` lists the runs"

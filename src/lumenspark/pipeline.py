@@ -3,7 +3,6 @@
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from lumenspark.evaluation.card import write_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import describe, store
 from lumenspark.files import write_json
-from lumenspark.loading import load, model_source, quiet_transformers
+from lumenspark.loading import load, quiet_transformers
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 from lumenspark.training.checkpoint import checkpoint_step
 from lumenspark.training.curves import draw_curves
@@ -26,14 +25,19 @@ from lumenspark.training.device import (
     choose_compile,
     choose_device,
     choose_precision,
-    prepare_processor,
+    prepare_process,
 )
 from lumenspark.training.environment import describe_environment
 from lumenspark.training.loop import Trainer, make_loss
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import Recipe, load_recipe, parse_duration, with_overrides
 from lumenspark.training.run import Run, get_run, new_run
-from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens
+from lumenspark.training.text import (
+    open_recipe_corpus,
+    prepare_recipe_tokens,
+    with_full_names,
+)
+from lumenspark.training.tracking import tracker_module
 
 BUDGET_MARGIN = 0.97  # of the time that is left: steps are not all equally long
 
@@ -90,7 +94,7 @@ def train(
     write_json(run.path / "environment.json", environment)
     reporter.say(f"run {run.id}: {trainer.recipe.train.steps} steps, in {run.path}")
     trainer.train(run)
-    finish(run, setup.corpus, reporter)
+    finish(run, setup, reporter)
     return run
 
 
@@ -105,7 +109,7 @@ def resume(name: str, *, reporter: Reporter | None = None) -> Run:
             "other tokens now, so train a new run"
         )
     make_trainer(setup, reporter).resume(run)
-    finish(run, setup.corpus, reporter)
+    finish(run, setup, reporter)
     return run
 
 
@@ -130,9 +134,9 @@ def estimate(recipe: Recipe, reporter: Reporter | None = None) -> Estimate:
 
 
 def quick_estimate(recipe: Recipe) -> tuple[int, float]:
-    """Parameters, and seconds of training here: the budget, or by timing one step, uncompiled.
+    """Parameters, and seconds of training here: the budget, or by timing one forward and backward.
 
-    No text is read: the step is on random ids, and the vocabulary as large as the recipe asks.
+    No text is read: the windows are random, and the vocabulary as large as the recipe asks.
     """
     context = recipe.model.max_position_embeddings
     model = _model_of(recipe, vocab_size=recipe.tokenizer.vocab_size)
@@ -149,6 +153,8 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
     for _ in range(2):  # the first one warms up
         began = time.monotonic()
         loss(windows).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds = time.monotonic() - began
     return parameters, seconds * recipe.train.accumulation * recipe.train.steps
 
@@ -156,9 +162,12 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
 def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
     """Corpus, tokens, tokenizer and model. Raises UserError for text too short to train on."""
     quiet_transformers()
-    prepare_processor(recipe.train.threads, cache_folder())
     recipe = _concrete(recipe)
+    prepare_process(recipe.device, recipe.train.threads, cache_folder())
+    if recipe.train.tracker != "none":
+        tracker_module(recipe.train.tracker)
     corpus = open_recipe_corpus(recipe)
+    recipe.corpus.revision = corpus.revision  # a run stays with the commit that it began with
     tokens = prepare_recipe_tokens(recipe, corpus, reporter.say)
     if recipe.init_from:
         tokenizer = load_tokenizer(recipe.init_from)
@@ -169,7 +178,7 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
             tokenizer = load_tokenizer(recipe.tokenizer.name)
         else:
             tokenizer = to_transformers(tokens.tokenizer, context)
-        model = new_model(recipe, tokenizer)
+        model = new_model(recipe, tokenizer, tokens.vocab_size)
     model.set_attn_implementation(attention_for(recipe.device))
     counts = {name: f"{len(split.ids):,}" for name, split in tokens.splits.items()}
     reporter.say(
@@ -182,12 +191,12 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
     return Setup(recipe, corpus, tokens, tokenizer, model.to(recipe.device))
 
 
-def new_model(recipe: Recipe, tokenizer: Any) -> LumiereForCausalLM:
-    """A model with fresh weights, determined by the recipe's seed."""
+def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LumiereForCausalLM:
+    """A model with fresh weights, determined by the recipe's seed, for ids below vocab_size."""
     torch.manual_seed(recipe.seed)
     return _model_of(
         recipe,
-        vocab_size=len(tokenizer),
+        vocab_size=max(len(tokenizer), vocab_size),  # a tokenizer may leave ids unused
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -215,7 +224,7 @@ def make_trainer(setup: Setup, reporter: Reporter) -> Trainer:
         try:
             trainer.compile()
         except Exception as error:  # a compiler can fail in any way; the run need not
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if asked == "on":
                 raise UserError(f"torch.compile failed: {reason}; use train.compile off") from error
             reporter.say(f"torch.compile failed, so the run goes on without it: {reason}")
@@ -245,16 +254,16 @@ def fit_budget(trainer: Trainer, started: float) -> None:
     recipe.train.steps = steps
 
 
-def finish(run: Run, corpus: Corpus, reporter: Reporter) -> None:
+def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
     """Evaluate the best checkpoint, draw the curves, write the card, print a sample."""
     draw_curves(run)
     recipe = run.recipe()
     model, tokenizer = load(str(run.checkpoint("best")), device=recipe.device)
-    split = "test" if "test" in corpus.splits() else "validation"
+    split = "test" if "test" in setup.tokens.splits else "validation"
     for protocol in ("card", "strided"):
         context = recipe.model.max_position_embeddings
         figures = evaluate(
-            model, tokenizer, corpus, split=split, protocol=protocol, context=context
+            model, tokenizer, setup.corpus, split=split, protocol=protocol, context=context
         )
         step = checkpoint_step(run.checkpoint("best"))
         settings = f"--split {split} --protocol {protocol} --context {context}"
@@ -290,18 +299,8 @@ def _concrete(recipe: Recipe) -> Recipe:
     """A copy in which device, precision and paths are what they are here and now."""
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.train.precision, device)
-    names = {
-        "data": _absolute(recipe.data),
-        "init_from": recipe.init_from and _absolute(model_source(recipe.init_from)),
-        "tokenizer.name": recipe.tokenizer.name and _absolute(recipe.tokenizer.name),
-    }
-    return with_overrides(recipe, {"device": device, "train.precision": precision, **names})
-
-
-def _absolute(name: str) -> str:
-    """Paths in full, so that a run can be resumed from another folder; other names as they are."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    choices = {"device": device, "train.precision": precision}
+    return with_overrides(with_full_names(recipe), choices)
 
 
 def _model_to_go_on_from(recipe: Recipe) -> tuple[LumiereForCausalLM, Recipe]:

@@ -74,7 +74,7 @@ def test_a_users_error_is_one_sentence_and_debug_shows_the_traceback(tmp_path: P
 
 
 def test_a_run_leaves_what_the_design_says(trained: Path) -> None:
-    names = {path.name for path in trained.iterdir()}
+    names = {path.name for path in trained.iterdir() if not path.name.startswith(".")}
     assert names == {
         "recipe.yaml",
         "environment.json",
@@ -190,6 +190,46 @@ def test_a_folder_goes_before_a_run(
     by_name = call("generate", copied.name, *options)
     assert by_name == call("generate", str(folder), *options)
     assert by_name != call("generate", str(copied), *options)
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "/nowhere", "a b/c"])
+def test_a_folder_that_is_not_there(name: str, refused: Callable[..., str]) -> None:
+    assert "is no folder and no run" in refused("generate", name, "The")
+
+
+def test_weights_that_are_damaged(copied: Path, refused: Callable[..., str]) -> None:
+    (copied / "checkpoints" / "best" / "model.safetensors").write_bytes(b"short")
+    assert "cannot be loaded" in refused("generate", copied.name, "The")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-n", "0"), ("--seed", "99999999999999999999"), ("--top-p", "0")]
+)
+def test_sampling_that_cannot_be(
+    arguments: tuple[str, str], trained: Path, refused: Callable[..., str]
+) -> None:
+    assert "it must be" in refused("generate", str(trained), "The", *arguments)
+
+
+def test_one_damaged_run_does_not_hide_the_others(copied: Path, call: Callable[..., str]) -> None:
+    for name, file in (("aaaaaaaa", "environment.json"), ("bbbbbbbb", "recipe.yaml")):
+        twin = shutil.copytree(copied, copied.parent / name)
+        (twin / file).write_text("{no")
+    printed = call("runs")
+    assert copied.name in printed
+    assert "passing over a run" in printed
+    assert call("generate", copied.name, "The", "--max-new-tokens", "2").startswith("The")
+
+
+def test_a_text_without_a_test_split_is_evaluated_on_validation(
+    text_folder: Path, tmp_path: Path, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
+    for name in ("train", "validation"):
+        shutil.copy(text_folder / f"{name}.jsonl", tmp_path)
+    printed = call("train", "lumiere-tiny", "--data", str(tmp_path), *overrides(train__steps=4))
+    assert "validation split, protocol card" in printed
+    assert list((tmp_path / "runs").glob("*/README.md"))
 
 
 def test_a_folder_without_a_model(tmp_path: Path, refused: Callable[..., str]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lumenspark import pipeline
 from lumenspark.errors import UserError
 from lumenspark.training.checkpoint import find_damage, load_weights, newest_good, tidy
+from lumenspark.training.recipe import with_overrides
 from lumenspark.training.run import Run
 
 
@@ -34,6 +36,7 @@ def test_every_checkpoint_is_a_plain_folder_that_transformers_loads(trained: Pat
         (lambda f: (f / "trainer.json").unlink(), "trainer.json is missing"),
         (lambda f: (f / "complete.json").unlink(), "is not complete"),
         (lambda f: (f / "complete.json").write_text("{"), "complete.json is damaged"),
+        (lambda f: (f / "complete.json").write_text('{"files": 3}'), "complete.json is damaged"),
     ],
 )
 def test_damage_is_named_and_passed_over(copied: Path, damage, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -43,6 +46,16 @@ def test_damage_is_named_and_passed_over(copied: Path, damage, words: str) -> No
     assert good.name == "step-000009"
     assert len(problems) == 1
     assert words in problems[0]
+    run = Run(copied)
+    run.write_recipe(with_overrides(run.recipe(), {"train.steps": 16}))
+    pipeline.resume(str(copied))
+    assert find_damage(checkpoints / "last") is None
+    assert {path.name for path in checkpoints.iterdir()} == {
+        "best",
+        "last",
+        "damaged-last",
+        "step-000015",
+    }
 
 
 def test_no_checkpoint_at_all(copied: Path, tmp_path: Path) -> None:
@@ -50,6 +63,7 @@ def test_no_checkpoint_at_all(copied: Path, tmp_path: Path) -> None:
         newest_good(tmp_path)
     for folder in (copied / "checkpoints").iterdir():
         (folder / "config.json").write_text("{}")
+    (copied / "checkpoints" / "step-by-hand").mkdir()
     with pytest.raises(UserError, match=r"can be resumed from: .*altered"):
         newest_good(copied / "checkpoints")
 

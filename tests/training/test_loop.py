@@ -81,6 +81,55 @@ def test_a_step_that_is_not_finite_goes_back_and_lowers_the_rate(
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
+def test_metrics_keep_the_event_and_forget_what_was_undone(
+    text_folder: Path, own_runs: Path
+) -> None:
+    trainer, _ = trainer_of(small(text_folder))
+    failing_at(trainer, {8, 10})  # both times after the checkpoint of step 6
+    run = new_run(trainer.recipe)
+    trainer.train(run)
+    lines = metrics(run)
+    assert [line["rate"] for line in lines if line.get("event") == "rollback"] == [0.5, 0.25]
+    steps = [line["step"] for line in lines if "loss" in line and "event" not in line]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_weights_that_overflow_are_not_saved(text_folder: Path, own_runs: Path) -> None:
+    trainer, _ = trainer_of(small(text_folder))
+    update, calls = trainer._update, iter(range(1000))
+
+    def overflowing(step: int) -> tuple[float, float]:
+        result = update(step)
+        if next(calls) == 5:  # the step whose weights would be saved as step 6
+            trainer.parameters[0].data.fill_(float("inf"))
+        return result
+
+    trainer._update = overflowing  # type: ignore[method-assign]
+    run = new_run(trainer.recipe)
+    trainer.train(run)
+    assert [line["to_step"] for line in metrics(run) if "event" in line] == [3]
+    weights = load_file(run.checkpoint("last") / "model.safetensors")
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_a_validation_that_is_not_a_number_is_not_the_best(
+    text_folder: Path, own_runs: Path
+) -> None:
+    trainer, _ = trainer_of(small(text_folder))
+    losses = iter([float("nan"), 3.0, 2.0])
+    trainer._validation_loss = lambda: next(losses)  # type: ignore[method-assign]
+    run = new_run(trainer.recipe)
+    trainer.train(run)
+    assert (trainer.state.best_loss, trainer.state.best_step) == (2.0, 12)
+
+
+def test_two_processes_cannot_train_one_run(copied: Path) -> None:
+    with Run(copied).locked():
+        done = lumenspark("resume", copied.name, env=dict(os.environ))
+    assert done.returncode == 2
+    assert "is being trained by another process" in done.stderr
+
+
 def test_after_the_third_time_it_stops_and_shows_the_batch(
     text_folder: Path, own_runs: Path
 ) -> None:
@@ -127,7 +176,8 @@ def test_the_average_is_what_is_kept(text_folder: Path, own_runs: Path) -> None:
     def update_and_average(step: int) -> tuple[float, float]:
         result = original(step)
         for mean, parameter in zip(expected, trainer.parameters, strict=True):
-            mean.mul_(0.5).add_(parameter.detach(), alpha=0.5)
+            decay = min(0.5, (step + 1) / (step + 10))
+            mean.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
         return result
 
     trainer._update = update_and_average  # type: ignore[method-assign]
@@ -260,16 +310,18 @@ def test_starting_from_another_kind_of_model(
 def test_an_existing_tokenizer_is_used(text_folder: Path, trained: Path) -> None:
     source = trained / "checkpoints" / "best"
     setup = pipeline.set_up(small(text_folder, tokenizer__name=str(source)), Collected())
+    assert setup.tokenizer.pad_token_id == 2
     assert setup.tokenizer.get_vocab() == pipeline.load(str(source))[1].get_vocab()
 
 
 def test_how_many_checkpoints_stay(text_folder: Path, own_runs: Path) -> None:
-    for keep, expected in ((0, set()), (2, {"step-000006", "step-000009"})):
+    earlier = {"step-000003", "step-000006", "step-000009"}
+    for keep, expected in ((0, set()), (2, earlier - {"step-000003"}), (3, earlier), (9, None)):
         trainer, _ = trainer_of(small(text_folder, train__keep=keep))
         run = new_run(trainer.recipe)
         trainer.train(run)
         names = {path.name for path in run.checkpoints.iterdir()}
-        assert names == {"best", "last"} | expected
+        assert names == {"best", "last"} | (earlier | {"step-000000"} if keep == 9 else expected)
 
 
 def test_a_device_that_is_not_there() -> None:

@@ -47,6 +47,8 @@ def test_a_recipe_file_is_read_by_its_path(tmp_path: Path) -> None:
         ("tokenizer: {vocab_size: 100}", ["tokenizer.vocab_size", "259"]),
         ("train: 5", ["train", "5"]),
         ("budget: soon", ["a budget is a time such as 90s", "'soon'"]),
+        ("seed: 4294967296", ["seed", "less than 2147483648"]),
+        ("model: {max_position_embeddings: 8}", ["max_position_embeddings", "9"]),
         ("- a list", ["a recipe is a mapping"]),
         ("name: [", ["is not valid YAML"]),
     ],
@@ -59,6 +61,17 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: list[str]) -> 
     assert "\n" not in str(caught.value)
     for word in [*words, "wrong.yaml"]:
         assert word in str(caught.value)
+
+
+def test_a_file_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(UserError, match="is not UTF-8 text, at byte 6"):
+        load_recipe(str(tmp_path / "wrong.yaml"))
+
+
+def test_a_budget_in_seconds_needs_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("budget: 300")
+    assert load_recipe(str(tmp_path / "mine.yaml")).budget == "300"
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest() -> None:

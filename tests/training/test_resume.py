@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ HARD = {
     "train__average": 0.9,
     "model__dropout": 0.2,
 }
-"""Everything that could make two runs differ; 40 steps are more than one pass over the text."""
+"""Everything that could make two runs differ. A step takes eight windows of 32 tokens."""
 
 
 def start(text: Path, runs: Path, **more: object) -> subprocess.Popen[str]:
@@ -71,17 +72,30 @@ def resume(runs: Path, name: str = "latest") -> str:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Little enough text that 40 steps go over it more than twice."""
+    folder = tmp_path_factory.mktemp("short")
+    for file in text_folder.iterdir():
+        lines = sorted(file.read_text(encoding="utf-8").splitlines(), key=len)
+        (folder / file.name).write_text("\n".join(lines[:12]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("uninterrupted")
-    process = start(text_folder, runs)
+    process = start(text, runs)
     assert process.stdout is not None
     process.stdout.read()
     assert process.wait() == 0
-    return only_run(runs)
+    run = only_run(runs)
+    tokens = json.loads((run / "environment.json").read_text())["corpus"]["tokens"]["train"]
+    assert tokens // 32 < 40 * 8 / 2, "the run goes over the text more than twice"
+    return run
 
 
-def test_killed_twice_and_resumed(text_folder: Path, tmp_path: Path, uninterrupted: Path) -> None:
-    assert stop_at(start(text_folder, tmp_path), "step 15 ", signal.SIGKILL) == -signal.SIGKILL
+def test_killed_twice_and_resumed(text: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    assert stop_at(start(text, tmp_path), "step 15 ", signal.SIGKILL) == -signal.SIGKILL
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "lumenspark", "resume", "latest"],
         stdout=subprocess.PIPE,
@@ -95,14 +109,14 @@ def test_killed_twice_and_resumed(text_folder: Path, tmp_path: Path, uninterrupt
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_first(
-    text_folder: Path, tmp_path: Path, uninterrupted: Path, number: signal.Signals
+    text: Path, tmp_path: Path, uninterrupted: Path, number: signal.Signals
 ) -> None:
-    code = stop_at(start(text_folder, tmp_path), "step 10 ", number)
+    code = stop_at(start(text, tmp_path), "step 10 ", number)
     assert code == 128 + number
     marker = only_run(tmp_path) / "checkpoints" / "last" / "complete.json"
     stopped_at = json.loads(marker.read_text())["step"]
     assert stopped_at > 6  # later than the last checkpoint by schedule before step 10
-    assert f"going on from step {stopped_at} " in resume(tmp_path)
+    assert f"going on from step {stopped_at}\n" in resume(tmp_path)
     assert_same_end(only_run(tmp_path), uninterrupted)
 
 
@@ -115,22 +129,22 @@ def test_a_run_that_is_complete_only_evaluates_again(
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_with_compile(text_folder: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_with_compile(text: Path, tmp_path: Path) -> None:
     runs = [tmp_path / "whole", tmp_path / "killed"]
-    whole = start(text_folder, runs[0], train__compile="on")
+    whole = start(text, runs[0], train__compile="on")
     assert whole.stdout is not None
     whole.stdout.read()
     assert whole.wait() == 0
-    killed = start(text_folder, runs[1], train__compile="on")
+    killed = start(text, runs[1], train__compile="on")
     assert stop_at(killed, "step 15 ", signal.SIGKILL) == -signal.SIGKILL
     resume(runs[1])
     assert_same_end(only_run(runs[0]), only_run(runs[1]))
 
 
 def test_an_altered_checkpoint_is_named_and_the_one_before_used(
-    text_folder: Path, tmp_path: Path, uninterrupted: Path
+    text: Path, tmp_path: Path, uninterrupted: Path
 ) -> None:
-    stop_at(start(text_folder, tmp_path), "step 15 ", signal.SIGKILL)
+    stop_at(start(text, tmp_path), "step 15 ", signal.SIGKILL)
     run = only_run(tmp_path)
     weights = run / "checkpoints" / "last" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -141,13 +155,10 @@ def test_an_altered_checkpoint_is_named_and_the_one_before_used(
     assert_same_end(run, uninterrupted)
 
 
-def test_a_changed_text_is_not_resumed_on(text_folder: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text"
-    text.mkdir()
-    for file in text_folder.iterdir():
-        (text / file.name).write_bytes(file.read_bytes())
-    stop_at(start(text, tmp_path / "runs"), "step 5 ", signal.SIGKILL)
-    with (text / "train.jsonl").open("a") as file:
+def test_a_changed_text_is_not_resumed_on(text: Path, tmp_path: Path) -> None:
+    changing = Path(shutil.copytree(text, tmp_path / "text"))
+    stop_at(start(changing, tmp_path / "runs"), "step 5 ", signal.SIGKILL)
+    with (changing / "train.jsonl").open("a") as file:
         file.write('\n{"text": "One more document."}')
     done = lumenspark(
         "resume", "latest", env=os.environ | {"LUMENSPARK_RUNS": str(tmp_path / "runs")}

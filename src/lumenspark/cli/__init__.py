@@ -61,6 +61,11 @@ def run(arguments: list[str], debug: bool = False) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a file that may not be read or written
+        if debug:
+            raise
+        print(f"lumenspark: {error}", file=sys.stderr)
+        return 2
 
 
 def _run_verb(verb: str, *arguments: str) -> int:

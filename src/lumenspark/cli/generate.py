@@ -46,6 +46,8 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "generate", arguments)
     prompts = _prompts(options.prompt)
+    if options.n < 1:
+        raise UserError(f"-n is {options.n}: it must be 1 or more")
     from lumenspark.generation.text import Sampling, continuations, stream
     from lumenspark.loading import load
     from lumenspark.training.device import choose_device

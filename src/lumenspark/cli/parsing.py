@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
@@ -28,12 +28,7 @@ def parse(kind: Callable[..., T], verb: str, arguments: list[str], about: str | 
     )
 
 
-class RecipeArguments(NamedTuple):
-    recipe: Recipe
-    dry_run: bool
-
-
-def parse_recipe(verb: str, about: str, arguments: list[str]) -> RecipeArguments:
+def parse_recipe(verb: str, about: str, arguments: list[str]) -> Recipe:
     """``[RECIPE] [--key value …]``; the recipe is ``lumiere-1m`` unless it is named.
 
     Raises UserError for a recipe that is not there and for values that cannot be.
@@ -42,22 +37,16 @@ def parse_recipe(verb: str, about: str, arguments: list[str]) -> RecipeArguments
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
     loaded = load_recipe(name)
-    dry_run_help = "Measure, and print what the training would take; train nothing."
 
-    def gather(
-        recipe: Annotated[Recipe, tyro.conf.arg(name="")] = loaded,
-        *,
-        dry_run: Annotated[bool, tyro.conf.arg(help=dry_run_help)] = False,
-    ) -> RecipeArguments:
-        return RecipeArguments(recipe, dry_run)
+    def gather(recipe: Annotated[Recipe, tyro.conf.arg(name="")] = loaded) -> Recipe:
+        return recipe
 
     presets = ", ".join(recipe_names())
     about = f"{about}\n\nRECIPE is {presets}, or a .yaml file; lumiere-1m unless given."
-    parsed = parse(gather, f"{verb} [RECIPE]", arguments, about)
-    content = asdict(parsed.recipe)
+    content = asdict(parse(gather, f"{verb} [RECIPE]", arguments, about))
     if _given("train.steps", arguments) and not _given("budget", arguments):
         content["budget"] = None  # who names the steps does not want the preset's time
-    return RecipeArguments(recipe_from(content, source="command line"), parsed.dry_run)
+    return recipe_from(content, source="command line")
 
 
 def _given(key: str, arguments: list[str]) -> bool:

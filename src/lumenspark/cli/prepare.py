@@ -5,9 +5,10 @@ from .parsing import parse_recipe
 
 def main(arguments: list[str]) -> None:
     description = "Turn a recipe's text into token ids, where train will find them."
-    recipe, _ = parse_recipe("prepare", description, arguments)
-    from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens
+    recipe = parse_recipe("prepare", description, arguments)
+    from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens, with_full_names
 
+    recipe = with_full_names(recipe)
     tokens = prepare_recipe_tokens(recipe, open_recipe_corpus(recipe), print)
     for name, split in tokens.splits.items():
         print(

@@ -1,9 +1,14 @@
 """lumenspark runs: what has been trained, with figures."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from lumenspark.errors import UserError
 
 from .parsing import parse
+
+if TYPE_CHECKING:
+    from lumenspark.training.run import Run
 
 
 def main(arguments: list[str]) -> None:
@@ -15,7 +20,6 @@ def _show() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lumenspark.evaluation.records import read_evaluations
     from lumenspark.training.run import list_runs, runs_folder
 
     runs = list_runs()
@@ -29,9 +33,13 @@ def _show() -> None:
     for name in ("steps", "val loss", "card loss", "ppl", "bits/byte"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
-        recipe = run.recipe()
+        try:
+            recipe = run.recipe()
+        except UserError as error:
+            print(f"passing over a run: {error}")
+            continue
         best = [line["validation_loss"] for line in run.metrics() if "validation_loss" in line]
-        card, strided = (_newest(read_evaluations(run.path), kind) for kind in ("card", "strided"))
+        card, strided = (_newest(run, protocol) for protocol in ("card", "strided"))
         table.add_row(
             run.id,
             recipe.name,
@@ -45,13 +53,22 @@ def _show() -> None:
     Console(highlight=False).print(table)
 
 
-def _last_step(run: Any) -> int:
+def _last_step(run: "Run") -> int:
     return max((line["step"] for line in run.metrics()), default=0)
 
 
-def _newest(evaluations: list[dict[str, Any]], protocol: str) -> dict[str, Any]:
+def _newest(run: "Run", protocol: str) -> dict[str, Any]:
     """The newest figures of the best checkpoint by a protocol; empty where there are none."""
-    fitting = [e for e in evaluations if e["protocol"] == protocol and e["checkpoint"] == "best"]
+    from lumenspark.evaluation.records import read_evaluations
+    from lumenspark.training.checkpoint import checkpoint_step
+
+    fitting = [
+        entry
+        for entry in read_evaluations(run.path)
+        if entry["protocol"] == protocol
+        and entry["checkpoint"] == "best"
+        and entry["step"] == checkpoint_step(run.checkpoint("best"))
+    ]
     return fitting[-1] if fitting else {}
 
 

@@ -11,8 +11,13 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     started = time.monotonic()
-    description = "Train a recipe, evaluate its best checkpoint, write curves and card."
-    recipe, dry_run = parse_recipe("train", description, arguments)
+    about = (
+        "Train a recipe, evaluate its best checkpoint, write curves and card.\n\n"
+        "--dry-run measures, and prints what the training would take; it trains nothing."
+    )
+    dry_run = "--dry-run" in arguments
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
+    recipe = parse_recipe("train", about, arguments)
     from lumenspark.pipeline import estimate, train
 
     if dry_run:

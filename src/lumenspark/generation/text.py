@@ -27,6 +27,7 @@ class Sampling:
             (self.top_k < 0, "top_k", "0 or more"),
             (not 0 < self.top_p <= 1, "top_p", "above 0 and at most 1"),
             (self.repetition_penalty <= 0, "repetition_penalty", "above 0"),
+            (not 0 <= (self.seed or 0) < 2**63, "seed", "from 0 to 2**63 - 1"),
         ):
             if wrong:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be {wanted}")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,7 +54,7 @@ def save_checkpoint(
             write_json(staged / TRAINER_VALUES, trainer.values)
         _seal(staged, step)
         _put_in_place(staged, folder / tag)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # files are written by Python, Rust and transformers in turn
         if staged is not None:
             shutil.rmtree(staged, ignore_errors=True)
         raise UserError(
@@ -66,8 +65,8 @@ def save_checkpoint(
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the newest ``keep`` of the ``step-N`` checkpoints."""
-    earlier = sorted(folder.glob("step-*"), key=lambda path: int(path.name[5:]))
-    for path in earlier[: len(earlier) - keep]:
+    earlier = sorted(_numbered(folder), key=lambda path: int(path.name[5:]))
+    for path in earlier[: max(0, len(earlier) - keep)]:
         shutil.rmtree(path)
 
 
@@ -84,34 +83,35 @@ def tidy(folder: Path) -> None:
 
 
 def newest_good(folder: Path) -> tuple[Path, list[str]]:
-    """The newest checkpoint that can be resumed from, and what is wrong with newer ones.
+    """The newest checkpoint that can be resumed from, and what is wrong with others.
 
-    Raises UserError where there is none.
+    Those are renamed to ``damaged-…``, out of the way of what is saved next. Raises UserError,
+    and renames nothing, where there is no good one.
     """
-    candidates = [path for path in (folder / "last", *folder.glob("step-*")) if path.is_dir()]
+    candidates = [path for path in (folder / "last", *_numbered(folder)) if path.is_dir()]
     if not candidates:
         raise UserError(f"{folder} holds no checkpoint to resume from")
-    good, problems = [], []
-    for path in candidates:
-        problem = find_damage(path) or _cannot_resume(path)
-        if problem:
-            problems.append(problem)
-        else:
-            good.append(path)
+    problems = {path: find_damage(path) or _cannot_resume(path) for path in candidates}
+    found = [problem for problem in problems.values() if problem]
+    good = [path for path in candidates if problems[path] is None]
     if not good:
-        raise UserError(f"no checkpoint in {folder} can be resumed from: {'; '.join(problems)}")
-    return max(good, key=checkpoint_step), problems
+        raise UserError(f"no checkpoint in {folder} can be resumed from: {'; '.join(found)}")
+    for path in set(candidates) - set(good):
+        aside = folder / f"damaged-{path.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    return max(good, key=checkpoint_step), found
 
 
 def find_damage(path: Path) -> str | None:
     """One sentence on what is missing or altered in a checkpoint; None where it is whole."""
     try:
-        marker = json.loads((path / MARKER).read_text())
+        digests = dict(json.loads((path / MARKER).read_text())["files"])
     except FileNotFoundError:
         return f"{path} is not complete (no {MARKER})"
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return f"{path / MARKER} is damaged"
-    for name, digest in marker["files"].items():
+    for name, digest in digests.items():
         if not (path / name).is_file():
             return f"{path / name} is missing"
         if _digest(path / name) != digest:
@@ -136,6 +136,11 @@ def load_weights(model: Any, path: Path) -> None:
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         parameter.data.copy_(stored[name])
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The ``step-N`` checkpoints, and no folder that somebody named alike."""
+    return [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
 
 
 def _cannot_resume(path: Path) -> str | None:

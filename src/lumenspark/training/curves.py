@@ -12,6 +12,7 @@ from .run import Run
 def draw_curves(run: Run) -> None:
     """Write loss.svg: training and validation loss (nats per token) over tokens seen."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     lines = list(run.metrics())
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -21,12 +22,13 @@ def draw_curves(run: Run) -> None:
     tokens, losses = _series(lines, "validation_loss")
     axes.plot(tokens, losses, color="#D55E00", marker="o", markersize=3, label="validation")
     axes.set_xlabel("tokens seen")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 5M
     axes.set_ylabel("loss (nats per token)")
     axes.set_title(f"{run.recipe().name}, run {run.id}")
     axes.grid(alpha=0.3)
     axes.legend()
     drawn = io.StringIO()
-    # No date and a fixed salt: the same metrics give the same file.
+    # Without a date the same metrics give the same picture.
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     write_file(run.path / "loss.svg", drawn.getvalue())
 

@@ -70,12 +70,16 @@ def attention_for(device: str) -> str:
     return "matmul" if device == "cpu" else "sdpa"
 
 
-def prepare_processor(threads: int | None, cache: Path) -> None:
+def prepare_process(device: str, threads: int | None, cache: Path) -> None:
     """Settings of the whole process, before the first step.
 
     Denormal numbers are flushed to zero: arithmetic on them is many times slower, and weights
-    that decay pass through them. Compiled kernels are kept between runs.
+    that decay pass through them. Compiled kernels are kept between runs. On a graphics card the
+    kernels that give the same bits each time are preferred, where torch has them.
     """
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_flush_denormal(True)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -27,7 +27,7 @@ def describe_environment(
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "processor": processor_name(),
+        "processor": processor_name(recipe.device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
@@ -50,9 +50,9 @@ def describe_environment(
     }
 
 
-def processor_name() -> str:
-    """As the system calls the processor (and the graphics card, where one is used)."""
-    if torch.cuda.is_available():
+def processor_name(device: str) -> str:
+    """What trains, as the system calls it: the graphics card or the processor."""
+    if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -71,9 +71,12 @@ def command_line() -> str:
 
 def git_commit() -> str | None:
     """The commit of the checkout that this package is run from; None for an installed one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        # An installation may lie inside somebody else's repository, which does not track it.
+        for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
+            done = subprocess.run([*git, *command], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

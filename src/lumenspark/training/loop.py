@@ -102,19 +102,18 @@ class Trainer:
     def train(self, run: Run) -> None:
         """From step 0 to the end, into ``run``. Raises Stopped when asked to stop, after saving."""
         self.run = run
-        self._save()
-        self._go_on()
+        with run.locked():
+            self._save()
+            self._go_on()
 
     def resume(self, run: Run) -> None:
         """From the newest good checkpoint of ``run`` to the end."""
         self.run = run
-        checkpoints.tidy(run.checkpoints)
-        path, problems = checkpoints.newest_good(run.checkpoints)
-        for problem in problems:
-            self.reporter.say(f"passing over a checkpoint: {problem}")
-        self._restore(path)
-        self.reporter.say(f"going on from step {self.state.step} ({path.name})")
-        self._go_on()
+        with run.locked():
+            checkpoints.tidy(run.checkpoints)
+            self._restore(self._newest_good())
+            self.reporter.say(f"going on from step {self.state.step}")
+            self._go_on()
 
     def _go_on(self) -> None:
         options, state = self.recipe.train, self.state
@@ -123,6 +122,7 @@ class Trainer:
         self._metrics.cut(state.metrics_size)
         self._began = time.monotonic() - state.seconds
         self._step_times: list[float] = []
+        self._events_since_save: list[dict[str, Any]] = []
         self.model.train()
         try:
             with self.reporter, self._stopping_when_asked():
@@ -140,7 +140,6 @@ class Trainer:
         self.loss = torch.compile(self.loss)
         self.model.train()
         self.loss(self._batch(0)[0]).backward()
-        self.model.zero_grad()
 
     def seconds_per_step(self, warm: int = 2, timed: int = 8) -> float:
         """Measure some steps and undo them: weights and optimizers are as before."""
@@ -186,6 +185,7 @@ class Trainer:
         recipe = self.recipe
         scale = self.state.rate * rate_scale(step, recipe.train.steps, recipe.optim)
         set_rates(self.optimizers, recipe.optim, scale)
+        self.model.zero_grad()
         torch.manual_seed(seed_of(recipe.seed, step))
         total = torch.zeros((), device=recipe.device)
         batch = self._batch(step)
@@ -199,9 +199,8 @@ class Trainer:
             for optimizer in self.optimizers:
                 optimizer.step()
             if self.average is not None:
-                weight = 1 - recipe.train.average
-                torch._foreach_lerp_(self.average, self.parameters, weight)
-        self.model.zero_grad()
+                decay = average_decay(step, recipe.train.average)
+                torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
         return values
 
     def _batch(self, step: int) -> Tensor:
@@ -216,13 +215,17 @@ class Trainer:
     def _after_step(self) -> None:
         options, step = self.recipe.train, self.state.step
         last = step == options.steps
+        saves = last or _due(step, options.save_every)
+        if saves and not self._weights_are_finite():
+            self._go_back(math.nan, self._norm)
+            return
         if _due(step, options.log_every) or last:
             self._log()
         if _due(step, options.validate_every) or last:
             self._validate()
         if options.sample_every and _due(step, options.sample_every):
             self.reporter.say(f"step {step}: {self.sample(options.prompt)}")
-        if _due(step, options.save_every) or last or self._stop_signal or self._out_of_patience():
+        if saves or self._stop_signal or self._out_of_patience():
             self._save()
         if self._stop_signal and not last:
             raise Stopped(self.run.id, self._stop_signal)
@@ -248,8 +251,9 @@ class Trainer:
         state = self.state
         loss = self._validation_loss()
         self._write({"validation_loss": loss, "seconds": self._seconds()})
-        better = state.best_loss is None or loss < state.best_loss
-        note = "the best so far" if better else f"best {state.best_loss:.4f}"
+        best = math.inf if state.best_loss is None else state.best_loss
+        better = loss < best  # false where the loss is not a number
+        note = "the best so far" if better else f"best {best:.4f}"
         self.reporter.say(f"step {state.step}  validation loss {loss:.4f} ({note})")
         if not better:
             state.validations_without_gain += 1
@@ -292,8 +296,7 @@ class Trainer:
         step = self.state.step
         self._metrics.write({"step": step, "tokens": step * self.recipe.tokens_per_step, **metrics})
         if self._tracker is not None:
-            numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
-            self._tracker.log(numbers, step)
+            self._tracker.log(metrics, step)
 
     def _seconds(self) -> float:
         """Spent training so far, validations and saving too, earlier parts of the run too."""
@@ -318,6 +321,7 @@ class Trainer:
         with self._averaged():
             checkpoints.save_checkpoint(folder, "last", step, self.model, self.tokenizer, trainer)
         checkpoints.prune_checkpoints(folder, self.recipe.train.keep)
+        self._events_since_save = []
 
     def _restore(self, path: Path) -> None:
         trainer = checkpoints.load_trainer(path)
@@ -333,24 +337,40 @@ class Trainer:
     def _go_back(self, loss: float, norm: float) -> None:
         """A step was not finite: back to the last good state, at half the rate."""
         failed, rollbacks, rate = self.state.step, self.state.rollbacks + 1, self.state.rate / 2
-        path, _ = checkpoints.newest_good(self.run.checkpoints)
-        self._write(
-            {
-                "event": "rollback",
-                "to_step": checkpoints.checkpoint_step(path),
-                "loss": str(loss),
-                "grad_norm": str(norm),
-                "rate": rate,
-            }
-        )
+        path = self._newest_good()
+        event = {
+            "step": failed,
+            "event": "rollback",
+            "to_step": checkpoints.checkpoint_step(path),
+            "loss": str(loss),
+            "grad_norm": str(norm),
+            "rate": rate,
+        }
+        self._metrics.write(event)
+        self._events_since_save.append(event)
         if rollbacks == MOST_ROLLBACKS:
             self._give_up(failed)
         self._restore(path)
         self.state.rollbacks, self.state.rate = rollbacks, rate
+        # Lines about steps that are undone go; what happened stays.
+        self._metrics.cut(self.state.metrics_size)
+        for kept in self._events_since_save:
+            self._metrics.write(kept)
+        self._step_times.clear()
         self.reporter.say(
             f"step {failed} was not finite (loss {loss}, gradient {norm}): "
             f"back to step {self.state.step}, at {rate:g} times the rate"
         )
+
+    def _newest_good(self) -> Path:
+        path, problems = checkpoints.newest_good(self.run.checkpoints)
+        for problem in problems:
+            self.reporter.say(f"passing over a checkpoint: {problem}")
+        return path
+
+    def _weights_are_finite(self) -> bool:
+        """A finite gradient can still push weights over the edge; they must not be saved."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
 
     def _give_up(self, step: int) -> None:
         batch = self._batch(step).flatten(0, 1).tolist()
@@ -413,6 +433,11 @@ def make_loss(model: Any, device: str, bf16: bool) -> Callable[[Tensor], Tensor]
 def autocast(device: str, bf16: bool) -> torch.autocast:
     """Products in bfloat16, where ``bf16``; sums, norms and weights stay in float32."""
     return torch.autocast(device, torch.bfloat16, enabled=bf16)
+
+
+def average_decay(step: int, largest: float) -> float:
+    """The decay of the average: small at first, so that the initial weights are forgotten."""
+    return min(largest, (step + 1) / (step + 10))
 
 
 def seed_of(seed: int, step: int) -> int:

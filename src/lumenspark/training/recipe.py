@@ -60,7 +60,7 @@ class ModelOptions:
     """Attention heads in each block."""
     intermediate_size: Positive = 256
     """Feed-forward width before gating; the gated layer is 2/3 as wide."""
-    max_position_embeddings: Annotated[int, Ge(2)] = 64
+    max_position_embeddings: Annotated[int, Ge(9)] = 64
     """Context length in tokens."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """On embeddings, attention weights and both sublayers' outputs, in training."""
@@ -140,7 +140,7 @@ class Recipe:
     """python-docs, wikitext-2, a text file, a folder of them, or a data set's id on the hub."""
     budget: str | None = None
     """Time for set-up and training, such as 90s, 5m or 1h: sets train.steps once, at the start."""
-    seed: Count = 0
+    seed: Annotated[int, Ge(0), Lt(2**31)] = 0
     """Determines initial weights, order of the windows, dropout and samples."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train; auto takes the fastest there is."""
@@ -176,7 +176,10 @@ def load_recipe(name: str) -> Recipe:
     if path.suffix in {".yaml", ".yml"} or path.is_file():
         if not path.is_file():
             raise UserError(f"there is no recipe file {name}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name} is not UTF-8 text, at byte {error.start}") from error
     elif name in recipe_names():
         text = (resources.files("lumenspark") / "recipes" / f"{name}.yaml").read_text("utf-8")
     else:
@@ -199,6 +202,8 @@ def recipe_from(content: Any, source: str) -> Recipe:
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: a recipe is a mapping of keys to values")
     _check_keys(content, asdict(Recipe()), source, prefix="")
+    if isinstance(content.get("budget"), int | float):  # 300 is as good as "300"
+        content = {**content, "budget": str(content["budget"])}
     adapter = TypeAdapter(Recipe)
     try:
         recipe = adapter.validate_python(content)

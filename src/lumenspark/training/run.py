@@ -4,17 +4,18 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
+from filelock import FileLock, Timeout
 
 from lumenspark.errors import UserError
 from lumenspark.files import write_file
 
-from .recipe import Recipe, dump_recipe, recipe_from
+from .recipe import Recipe, dump_recipe, load_recipe
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"
 ID_LENGTH = 8
@@ -39,8 +40,7 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def recipe(self) -> Recipe:
-        file = self.path / "recipe.yaml"
-        return recipe_from(yaml.safe_load(file.read_text(encoding="utf-8")), source=str(file))
+        return load_recipe(str(self.path / "recipe.yaml"))
 
     def write_recipe(self, recipe: Recipe) -> None:
         write_file(self.path / "recipe.yaml", dump_recipe(recipe))
@@ -48,7 +48,12 @@ class Run:
     def environment(self) -> dict[str, Any]:
         """Versions, machine, corpus and command line; empty where the run never started."""
         file = self.path / "environment.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error}): train a new run") from error
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
@@ -58,6 +63,19 @@ class Run:
             for line in file:
                 if line.endswith("\n"):
                     yield json.loads(line)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside, no other process trains this run. Raises UserError where one does."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"run {self.id} is being trained by another process") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def checkpoint(self, tag: str) -> Path:
         """A checkpoint's folder by its tag. Raises UserError naming those that exist."""
@@ -102,7 +120,7 @@ def find_run(name: str) -> Run | None:
     Returns None where nothing fits. Raises UserError where several runs begin so.
     """
     if (Path(name) / "recipe.yaml").is_file():
-        return Run(Path(name))
+        return Run(Path(name).resolve())
     runs = list_runs()
     if name == "latest":
         return runs[-1] if runs else None
@@ -130,8 +148,9 @@ def now() -> str:
 
 
 def _started(run: Run) -> tuple[str, float]:
-    started = run.environment().get("started_at")
     changed = (run.path / "recipe.yaml").stat().st_mtime
-    if started is None:
-        started = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
-    return started, changed
+    by_file = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
+    try:
+        return run.environment().get("started_at", by_file), changed
+    except UserError:  # one damaged run must not hide the others
+        return by_file, changed

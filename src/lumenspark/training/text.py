@@ -1,11 +1,31 @@
 """The text and the token ids that a recipe names. No torch: preparing needs little memory."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from lumenspark.data.corpora import Corpus, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
+from lumenspark.loading import model_source
 
-from .recipe import Recipe
+from .recipe import Recipe, with_overrides
+
+
+def with_full_names(recipe: Recipe) -> Recipe:
+    """A copy in which a run's id is its checkpoint's folder, and every path is absolute.
+
+    So a run can be resumed from another folder.
+    """
+    names = {
+        "data": _absolute(recipe.data),
+        "init_from": recipe.init_from and _absolute(model_source(recipe.init_from)),
+        "tokenizer.name": recipe.tokenizer.name and _absolute(model_source(recipe.tokenizer.name)),
+    }
+    return with_overrides(recipe, names)
+
+
+def _absolute(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def open_recipe_corpus(recipe: Recipe) -> Corpus:

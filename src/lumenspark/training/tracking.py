@@ -43,16 +43,21 @@ class Tracker(Protocol):
     def finish(self) -> None: ...
 
 
-def open_tracker(name: str, run_path: Path, recipe: Recipe) -> Tracker | None:
-    """The tracker of that name. Raises UserError where its package is not installed."""
-    if name == "none":
-        return None
+def tracker_module(name: str) -> Any:
+    """The package behind a tracker. Raises UserError where it is not installed."""
     try:
-        module = import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
+        return import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
         raise UserError(
             f"train.tracker is {name}, which is not installed: pip install 'lumenspark[{name}]'"
         ) from error
+
+
+def open_tracker(name: str, run_path: Path, recipe: Recipe) -> Tracker | None:
+    """The tracker of that name, None for ``none``."""
+    if name == "none":
+        return None
+    module = tracker_module(name)
     if name == "tensorboard":
         return _TensorBoard(module.SummaryWriter(str(run_path / "tensorboard")))
     return _Session(module.init(project=recipe.name, name=run_path.name))
