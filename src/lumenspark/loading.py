@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
-from lumenspark.data.hub import reach
+from lumenspark.data.hub import first_line, reach
 from lumenspark.errors import UserError
 from lumenspark.training.run import find_run, runs_folder
 
@@ -50,7 +50,7 @@ def load(
         model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"the model in {source} cannot be loaded: {reason}") from error
     return model.to(device).eval(), tokenizer
 

@@ -9,6 +9,7 @@ import torch
 
 from lumenspark.data.cache import cache_folder
 from lumenspark.data.corpora import Corpus
+from lumenspark.data.hub import first_line
 from lumenspark.data.tokenizer import load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.errors import UserError
@@ -224,7 +225,7 @@ def make_trainer(setup: Setup, reporter: Reporter) -> Trainer:
         try:
             trainer.compile()
         except Exception as error:  # a compiler can fail in any way; the run need not
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             if asked == "on":
                 raise UserError(f"torch.compile failed: {reason}; use train.compile off") from error
             reporter.say(f"torch.compile failed, so the run goes on without it: {reason}")

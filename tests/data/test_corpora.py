@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lumenspark.data.corpora import SPLITS, open_corpus
+from lumenspark.data.corpora import SPLITS, Corpus, open_corpus
 from lumenspark.errors import UserError
 
 
@@ -249,6 +250,26 @@ def test_a_character_cut_off_at_the_end_is_located(tmp_path: Path) -> None:
     assert "line 1: byte 0xc3 at offset 65537 is not UTF-8" in refused(source)
 
 
+@pytest.mark.parametrize("name", ["train.txt", "book.txt", "train.jsonl", "train.parquet"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".txt":
+        path.write_text("a line\n" * 30_000)
+    else:
+        write_rows(path, ["a row"])
+    reads: tuple[Callable[[Corpus], object], ...] = (
+        lambda corpus: corpus.digest(),
+        lambda corpus: corpus.size("train"),
+        lambda corpus: corpus.text("train"),
+    )
+    for read in reads:
+        corpus = open_corpus(str(tmp_path))
+        path.rename(tmp_path / "away")
+        with pytest.raises(UserError, match=rf"the file {path} cannot be read \(.*: make it reada"):
+            read(corpus)
+        (tmp_path / "away").rename(path)
+
+
 def test_an_empty_file_is_named(tmp_path: Path) -> None:
     source = write(tmp_path, {"train.txt": "x", "test.txt": ""})
     assert refused(source) == f"the file {tmp_path}/test.txt is empty: fill it or take it away"
@@ -294,3 +315,14 @@ def test_the_digest_is_that_of_names_contents_and_treatment(tmp_path: Path) -> N
     assert open_corpus(write(tmp_path / "d", files | {"dev.txt": "x"})).digest() != first
     assert open_corpus(str(tmp_path / "a"), layout="wikitext").digest() != first
     assert open_corpus(str(tmp_path / "a"), text_field="body").digest() != first
+
+
+def test_files_are_hashed_once(tmp_path: Path) -> None:
+    corpus = open_corpus(write(tmp_path, {"train.txt": "one"}))
+    first = corpus.digest()
+    (tmp_path / "train.txt").unlink()
+    assert corpus.digest() == first
+
+
+def test_the_language_of_local_text_is_not_known(tmp_path: Path) -> None:
+    assert open_corpus(write(tmp_path, {"train.txt": "eins"})).language is None

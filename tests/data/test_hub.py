@@ -1,13 +1,18 @@
 """Hub sets, by `datasets` from a folder on disk: the code is the same but for the download."""
 
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lumenspark.data.corpora import open_corpus
-from lumenspark.data.hub import HubSet
+from lumenspark.data.hub import HubSet, first_line
+from lumenspark.data.tokens import prepare
 from lumenspark.errors import UserError
 
 
@@ -72,11 +77,90 @@ def test_the_digest_tells_sets_apart_without_loading_them() -> None:
     assert digest() == digest()
 
 
+def test_a_set_that_is_a_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "set.py").write_text("")
+    corpus = HubSet("org/set", str(tmp_path / "set"), revision="0" * 40)
+    with pytest.raises(UserError, match=r"cannot be loaded: Dataset scripts are no longer supp"):
+        corpus.splits()
+
+
+def test_a_stream_that_breaks_off_is_no_full_disk(tmp_path: Path) -> None:
+    corpus = hub_set(tmp_path / "set", {"train": ["one"], "test": ["two"]}, streaming=True)
+    assert corpus.splits() == ("train", "test")
+    (tmp_path / "set" / "train-00000-of-00001.parquet").unlink()
+    with pytest.raises(
+        UserError, match=r"^org/set, train, cannot be read after row 0 \(.*try again"
+    ):
+        prepare(corpus, vocab_size=300)
+
+
+def test_an_error_without_a_message_is_called_by_its_kind() -> None:
+    assert first_line(ConnectionError(" \n")) == "ConnectionError"
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+
+
 def test_wikitext_2_is_pinned_and_opens_without_network() -> None:
     corpus = open_corpus("wikitext-2")
     assert corpus.hub_id == "Salesforce/wikitext"
     assert corpus.revision == "b08601e04326c79dfdd32d625aee71d232d685c3"
-    assert (corpus.layout, corpus.license) == ("wikitext", "CC BY-SA")
+    assert (corpus.layout, corpus.license, corpus.language) == ("wikitext", "CC BY-SA", "en")
+
+
+def test_wikitext_2_takes_another_revision_but_no_config() -> None:
+    corpus = open_corpus("wikitext-2", revision="a" * 40)
+    assert corpus.revision == "a" * 40
+    assert corpus.digest() != open_corpus("wikitext-2").digest()
+    with pytest.raises(UserError, match="leave out the config, or give Salesforce/wikitext as"):
+        open_corpus("wikitext-2", config="wikitext-103-raw-v1")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub on this machine that knows four sets, each by what its card says of languages."""
+    with HTTPServer(("127.0.0.1", 0), Card) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+        yield
+        server.shutdown()
+        thread.join()
+
+
+LANGUAGES = {"org/one": "de", "org/list": ["de"], "org/two": ["de", "en"]}
+
+
+class Card(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        hub_id, _, revision = self.path.removeprefix("/api/datasets/").partition("/revision/")
+        content = {"id": hub_id, "sha": ("b" if revision else "a") * 40, "siblings": []}
+        content["cardData"] = {"license": "mit", "language": LANGUAGES.get(hub_id)}
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """No lines on the terminal."""
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("hub_id", "language"),
+    [("org/one", "de"), ("org/list", "de"), ("org/two", None), ("org/none", None)],
+)
+def test_the_language_is_the_one_that_the_hub_states(hub_id: str, language: str | None) -> None:
+    corpus = open_corpus(hub_id)
+    assert (corpus.language, corpus.license, corpus.revision) == (language, "mit", "a" * 40)
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_named_revision_is_resolved() -> None:
+    for source in ("org/one", "wikitext-2"):
+        assert open_corpus(source, revision="v1").revision == "b" * 40
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 import unicodedata
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from lumenspark.data.corpora import clean_articles, open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
-from lumenspark.data.tokens import PreparedTokens, TokenSplit, prepare
+from lumenspark.data.tokens import DAY, PreparedTokens, TokenSplit, prepare
 from lumenspark.errors import UserError
 
 LINES = "".join(f"Line {i} says ﬁfty-{i % 9} things ; naïve ones .\n" for i in range(400))
@@ -137,6 +138,18 @@ def test_a_failure_leaves_nothing_in_the_cache(folder: Path, own_cache: Path) ->
     assert names(own_cache / "tokens") == []
 
 
+def test_what_killed_processes_left_is_removed_after_a_day(folder: Path, own_cache: Path) -> None:
+    old, fresh = own_cache / "tokens" / ".killed", own_cache / "tokens" / ".running"
+    for leftover in (old, fresh):
+        (leftover / "made").mkdir(parents=True)
+        (leftover / "made" / "train.bin").write_bytes(b"ids")
+    long_ago = time.time() - 2 * DAY
+    for path in (old / "made" / "train.bin", old / "made", old, fresh / "made", fresh):
+        os.utime(path, (long_ago, long_ago))  # the file in fresh is being written
+    tokens = prepared(folder)
+    assert sorted(names(own_cache / "tokens")) == [".running", tokens.folder.name]
+
+
 def test_processes_may_prepare_the_same_at_once(folder: Path, own_cache: Path) -> None:
     script = (
         "import sys; from lumenspark.data.corpora import open_corpus\n"
@@ -244,3 +257,14 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cache folder .* cannot be written .* LUMENSPARK_CACHE"):
         prepared(folder)
+
+
+@pytest.mark.parametrize("name", ["train/a.txt", "test/a.txt"])
+def test_a_file_that_cannot_be_read_is_not_taken_for_the_cache(folder: Path, name: str) -> None:
+    corpus = open_corpus(str(folder))
+    corpus.digest()
+    (folder / name).unlink()
+    with pytest.raises(
+        UserError, match=rf"^the file {folder / name} cannot be read \(No such file"
+    ):
+        prepare(corpus, vocab_size=300)

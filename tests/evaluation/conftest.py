@@ -1,5 +1,6 @@
 """A small run folder with real files: a tokenizer and a transformers Llama made here."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -99,8 +100,11 @@ def run(tmp_path: Path, corpus: Corpus, tokenizer: FastTokenizer) -> Path:
     tokenizer.save_pretrained(folder)
     for name in ("trainer.json", "trainer.safetensors"):
         (folder / name).write_bytes(b"{}")
-    (folder / "complete.json").write_text('{"step": 40}')
     (folder / "modeling_tiny.py").write_text("# the model's code\n")
+    digests = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
+    }
+    (folder / "complete.json").write_text(json.dumps({"step": 40, "files": digests}))
     (run / "recipe.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     (run / "environment.json").write_text(json.dumps(_environment(corpus)))
     (run / "metrics.jsonl").write_text(

@@ -70,11 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.commit([json.loads(line) for line in body.splitlines()])
             repository = self.path.removeprefix("/api/models").partition("/commit/")[0]
             address = self.hub.endpoint + repository
-            answer = {
-                "commitUrl": f"{address}/commit/{'0' * 40}",
-                "commitOid": "0" * 40,
-                "pullRequestUrl": f"{address}/discussions/1",
-            }
+            answer = {"commitUrl": f"{address}/commit/{'0' * 40}", "commitOid": "0" * 40}
             self._answer(200, answer)
         else:
             self._answer(404, {"error": self.path})

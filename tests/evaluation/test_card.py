@@ -141,6 +141,30 @@ def test_not_evaluated(run: Path) -> None:
     assert "model-index" not in text
 
 
+def test_figures_of_weights_that_are_gone_are_left_out(evaluated: Path) -> None:
+    """The run was resumed after its evaluation, and a later step is the best one now."""
+    edit_json(evaluated / "checkpoints" / "best" / "complete.json", step=80)
+    text = str(build_card(evaluated))
+    assert "- **Checkpoint:** 'best', from step 80" in text.splitlines()
+    assert "The checkpoint 'best' has not been evaluated." in text
+    assert "model-index" not in text
+
+
+def test_a_language_that_nobody_recorded_is_not_made_up(run: Path) -> None:
+    change_corpus(run, language=None)
+    card = build_card(run)
+    assert card.data.language is None
+    assert "- **Language:** Trained on text whose language is not recorded" in card.text
+    assert "Single Language" not in card.text
+
+
+def test_the_hardware_with_and_without_a_count_of_cores(run: Path) -> None:
+    hardware = "- **Hardware:** device `cpu` (a small processor); "
+    assert f"{hardware}2 processor cores, 2 threads" in str(build_card(run))
+    edit_json(run / "environment.json", cores=None)
+    assert f"{hardware}2 threads" in str(build_card(run))
+
+
 def test_figures_of_another_corpus_are_no_test_loss(evaluated: Path) -> None:
     change_corpus(evaluated, digest="f" * 64)
     text = str(build_card(evaluated))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from lumenspark.data.corpora import Corpus, clean_articles, open_corpus
+from lumenspark.data.tokenizer import train_tokenizer
+from lumenspark.data.tokens import prepare
 from lumenspark.errors import UserError
 from lumenspark.evaluation import perplexity
 from lumenspark.evaluation.perplexity import card_loss, evaluate
@@ -94,6 +97,74 @@ def test_card_equals_a_plain_loop(
     ids = np.array([token for ids in framed for token in ids], dtype=np.uint16)
     tokens = SimpleNamespace(ids=ids, offsets=np.cumsum([0, *map(len, framed)]))
     assert card_loss(model, tokens, context=32) == (found.loss, found.targets)
+
+
+def test_a_long_text_in_pieces_gives_the_figures_of_the_whole(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    spaced = "".join(f"{i}\u00a0of ½ {'  ' * (i % 3)}the\x1cé ﬁnal\n\n words " for i in range(2000))
+    text = f"{spaced}{'x' * 70_000} {spaced}"  # cut inside the long word, too
+    (tmp_path / "test.txt").write_text(text, encoding="utf-8")
+    corpus = open_corpus(str(tmp_path))
+    assert sum(1 for _ in corpus.pieces("test")) == 3
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    framed = np.array([0, *ids, 1])
+    tokens = SimpleNamespace(ids=framed, offsets=np.array([0, len(framed)]))
+    card = evaluate(model, tokenizer, corpus, protocol="card", context=48)
+    assert (card.loss, card.targets) == card_loss(model, tokens, context=48)
+    assert (card.bytes, card.words) == (len(text.encode()), len(text.split()))
+
+    strided = evaluate(model, tokenizer, corpus, stride=47)
+    assert strided.targets == len(ids)
+    assert (strided.bytes, strided.words) == (len(text.encode()), len(text.split()))
+    one_stream = SimpleNamespace(ids=framed[:-1], offsets=np.array([0, len(ids) + 1]))
+    # The same windows, but for the beginning of the last one.
+    whole, _ = card_loss(model, one_stream, context=48, overlap=1)
+    assert strided.loss == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("protocol", ["strided", "card"])
+def test_memory_does_not_grow_with_the_text(
+    model: GPT2LMHeadModel, tmp_path: Path, protocol: str
+) -> None:
+    peaks = []
+    for spaces in (1_000, 10_000):
+        (tmp_path / "test.txt").write_text(f"one two{' ' * spaces}\n" * 400)
+        tracemalloc.start()
+        evaluate(model, word_tokenizer("one two"), open_corpus(str(tmp_path)), protocol=protocol)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 2_000_000  # of a text of 4 MB
+
+
+@pytest.mark.parametrize("begin", ["<|sot|>", "<|eot|>", None])
+def test_documents_are_read_as_for_training(
+    model: GPT2LMHeadModel, tmp_path: Path, begin: str | None
+) -> None:
+    """The same frame, and a "<|eot|>" in the text is these characters."""
+    (tmp_path / "text" / "train").mkdir(parents=True)
+    (tmp_path / "text" / "test").mkdir()
+    for name, text in (("train/a", "some text"), ("test/a", "a <|eot|> b\n"), ("test/b", "c d")):
+        (tmp_path / "text" / f"{name}.txt").write_text(text)
+    corpus = open_corpus(str(tmp_path / "text"))
+    names = {"bos_token": begin} if begin else {}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer([corpus.text("train")], 300),
+        eos_token="<|eot|>",
+        **names,
+    )
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    prepared = prepare(corpus, tokenizer_name=str(tmp_path / "tokenizer"), cache=tmp_path)
+
+    card = evaluate(model, tokenizer, corpus, protocol="card")
+    assert (card.loss, card.targets) == card_loss(model, prepared.splits["test"], context=48)
+    assert evaluate(model, tokenizer, corpus).targets == len(
+        tokenizer(
+            corpus.text("test"), add_special_tokens=False, split_special_tokens=True
+        ).input_ids
+    )
 
 
 def test_card_loss_takes_windows_from_all_over_the_split(model: GPT2LMHeadModel) -> None:

@@ -13,9 +13,12 @@ import torch
 from hub_stand_in import Hub
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.card import build_card
+from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.push import push
+from lumenspark.evaluation.records import store
 
 TOKEN = "hf_a_token_of_the_stand_in"
 
@@ -48,7 +51,6 @@ def test_what_arrives_is_the_model(run: Path, hub: Hub, tmp_path: Path) -> None:
     folder = run / "checkpoints" / "best"
     for name in ("model.safetensors", "config.json", "tokenizer.json", "modeling_tiny.py"):
         assert hub.files[name] == (folder / name).read_bytes()
-    assert hub.files["recipe.yaml"] == (run / "recipe.yaml").read_bytes()
     assert hub.files["loss.svg"] == (run / "loss.svg").read_bytes()
     assert hub.files["README.md"].decode() == str(build_card(run))
     assert not {"trainer.json", "trainer.safetensors", "complete.json"} & hub.files.keys()
@@ -70,19 +72,37 @@ def test_what_arrives_is_the_model(run: Path, hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_second_push_goes_to_the_same_repository(run: Path, hub: Hub) -> None:
-    for message in ("first", "second"):
-        url = push(run, "someone/tiny", token=TOKEN, endpoint=hub.endpoint, message=message)
+    for _ in range(2):
+        url = push(run, "someone/tiny", token=TOKEN, endpoint=hub.endpoint)
         assert url == f"{hub.endpoint}/someone/tiny"
-    assert hub.commits == ["first", "second"]
+    assert len(hub.commits) == 2
     assert list(hub.repositories) == ["someone/tiny"]
 
 
-def test_private_and_pull_request(run: Path, hub: Hub) -> None:
-    url = push(
-        run, "someone/tiny", token=TOKEN, endpoint=hub.endpoint, private=True, create_pr=True
-    )
-    assert url == f"{hub.endpoint}/someone/tiny/discussions/1"
+def test_private(run: Path, hub: Hub) -> None:
+    push(run, "someone/tiny", token=TOKEN, endpoint=hub.endpoint, private=True)
     assert "private" in str(hub.repositories["someone/tiny"])
+
+
+def test_no_folder_of_the_disk_is_published(run: Path, hub: Hub, corpus: Corpus) -> None:
+    folder = run / "checkpoints" / "best"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    found = evaluate(model, AutoTokenizer.from_pretrained(folder), corpus)
+    command = f"lumenspark evaluate {run} --data {corpus.name}"
+    store(run, found, checkpoint="best", step=40, command=command)
+    push(run, "someone/tiny", token=TOKEN, endpoint=hub.endpoint)
+    for name, content in hub.files.items():
+        for path in ("/home/someone", str(run.parent), str(Path(corpus.name).parent)):
+            assert path.encode() not in content, name
+
+
+def test_a_damaged_checkpoint_stays_here(run: Path, hub: Hub) -> None:
+    weights = run / "checkpoints" / "best" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"nothing was uploaded, because .*model\.safetensors was"):
+        push(run, "someone/tiny", token=TOKEN, endpoint=hub.endpoint)
+    assert hub.files == {}
+    assert hub.repositories == {}
 
 
 def test_a_rejected_token(run: Path, hub: Hub) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +35,13 @@ class Arguments:
     stride: int | None = None
     """strided: new tokens in each window; half the context unless given."""
     layout: Literal["auto", "plain", "wikitext"] = "auto"
-    """How the text is laid out."""
+    """How the text of --data is laid out."""
+    text_field: str = "text"
+    """The field or column of --data that holds the text, in JSON lines, Parquet and hub sets."""
+    config: str | None = None
+    """--data is a hub set: the configuration's name."""
+    revision: str | None = None
+    """--data is a hub set: the commit or tag."""
     checkpoint: str = "best"
     """Which checkpoint of a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -44,6 +53,7 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "evaluate", arguments)
+    from lumenspark.evaluation.card import update_card
     from lumenspark.evaluation.perplexity import evaluate
     from lumenspark.evaluation.records import describe, store
     from lumenspark.loading import load
@@ -55,20 +65,23 @@ def main(arguments: list[str]) -> None:
     corpus = _open_corpus(options, run)
     device = choose_device(options.device)
     model, tokenizer = load(options.model, options.checkpoint, device, options.trust_remote_code)
-    figures = evaluate(
-        model,
-        tokenizer,
-        corpus,
-        split=options.split,
-        protocol=options.protocol,
-        context=options.context,
-        stride=options.stride,
-    )
+    with _progress_bar() as progress:
+        figures = evaluate(
+            model,
+            tokenizer,
+            corpus,
+            split=options.split,
+            protocol=options.protocol,
+            context=options.context,
+            stride=options.stride,
+            progress=progress,
+        )
     print(json.dumps(figures.to_dict(), indent=2) if options.json else describe(figures))
     command = shlex.join(["lumenspark", "evaluate", *arguments])
     if run is not None:
         step = checkpoint_step(run.checkpoint(options.checkpoint))
         store(run.path, figures, checkpoint=options.checkpoint, step=step, command=command)
+        update_card(run.path, options.checkpoint)
         return
     folder = Path(options.model)
     if not folder.is_dir():  # a model on the hub
@@ -82,7 +95,33 @@ def _open_corpus(options: Arguments, run: "Run | None") -> "Corpus":
     from lumenspark.training.text import open_recipe_corpus
 
     if options.data is not None:
-        return open_corpus(options.data, layout=options.layout)
+        return open_corpus(
+            options.data,
+            layout=options.layout,
+            revision=options.revision,
+            config=options.config,
+            text_field=options.text_field,
+        )
     if run is None:
         raise UserError(f"{options.model} is not a run, so say on which text: --data …")
+    for name in ("layout", "text_field", "config", "revision"):
+        if getattr(options, name) != getattr(Arguments, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is about the text of --data, and a run's own text is "
+                "read as its recipe says: give --data too, or leave it out"
+            )
     return open_recipe_corpus(run.recipe())
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr while the targets are scored; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

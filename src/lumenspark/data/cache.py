@@ -17,7 +17,11 @@ def cache_folder() -> Path:
 
 @contextmanager
 def writing_below(folder: Path) -> Iterator[None]:
-    """Make ``folder``; a failure to write (disk full, no permission) becomes a UserError."""
+    """Make ``folder``; a failure to write (disk full, no permission) becomes a UserError.
+
+    Every OSError inside counts as one: what is read there has to fail in another way, as the
+    documents of a corpus do.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from lumenspark.data.documents import SPLITS, Corpus, Piece
-from lumenspark.data.hub import open_hub, open_wikitext_2
+from lumenspark.data.hub import WIKITEXT, open_hub, open_wikitext_2
 from lumenspark.data.local_files import open_files
 from lumenspark.data.python_docs import PythonDocs
 from lumenspark.data.wikitext import clean_articles
@@ -36,13 +36,15 @@ def open_corpus(
 
     Args:
         layout: ``plain``, ``wikitext``, or ``auto``: looks at the start of the first file.
-        revision: hub only: branch, tag or commit; the default branch where it is None.
-        config: the hub configuration; for a local folder, a folder inside it.
+        revision: hub only: branch, tag or commit. Where it is None: the default branch, but for
+            ``wikitext-2`` its fixed commit.
+        config: the hub configuration (none for ``wikitext-2``); for a local folder, a folder
+            inside it.
         text_field: the field or column that holds the text, in .jsonl, .parquet and hub sets.
         streaming: hub only: read over the network without keeping a copy.
 
     Raises:
-        UserError: ``source`` is none of these, or the hub cannot be reached.
+        UserError: ``source`` is none of these, a file cannot be read, or the hub not reached.
     """
     if layout not in LAYOUTS:
         raise UserError(f"there is no layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
@@ -51,7 +53,12 @@ def open_corpus(
     if source == "python-docs":
         return PythonDocs()
     if source == "wikitext-2":
-        return open_wikitext_2(streaming=streaming)
+        if config is not None:
+            raise UserError(
+                "wikitext-2 is one configuration already: leave out the config, or give "
+                f"{WIKITEXT} as the data for another"
+            )
+        return open_wikitext_2(revision=revision, streaming=streaming)
     if _PATH_LIKE.match(source):
         raise UserError(f"there is no file or folder {source}: check the path")
     if not _HUB_ID.fullmatch(source):

@@ -45,7 +45,7 @@ class Corpus(ABC):
         hub_id: the data set on the hub, None for anything else.
         revision: the hub commit, resolved.
         license: as the source names it, None when it does not.
-        language: ISO 639-1 code, for the model card.
+        language: ISO 639-1 code, None when the source names none or several.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Corpus(ABC):
     hub_id: str | None = None
     revision: str | None = None
     license: str | None = None
-    language: str = "en"
+    language: str | None = None
 
     @abstractmethod
     def digest(self) -> str:
@@ -65,7 +65,11 @@ class Corpus(ABC):
 
     @abstractmethod
     def documents(self, split: str) -> Iterator[Piece]:
-        """The documents of a split that is in ``splits()``."""
+        """The documents of a split that is in ``splits()``.
+
+        Raises:
+            UserError: text that cannot be read. Never an OSError, which is left to who writes.
+        """
 
     @abstractmethod
     def size(self, split: str) -> int | None:

@@ -88,16 +88,25 @@ class HubSet(Corpus):
                 yield from cut([text])
 
     def _rows(self, split: str) -> Iterator[str]:
-        for number, row in enumerate(self._sets[split], start=1):
-            text = row_text(row, self._text_field, f"{self.name}, {split}, row {number}")
-            if text is not None:
-                yield text
+        from huggingface_hub.errors import HTTPError
+
+        number = 0
+        try:
+            for number, row in enumerate(self._sets[split], start=1):
+                text = row_text(row, self._text_field, f"{self.name}, {split}, row {number}")
+                if text is not None:
+                    yield text
+        except (HTTPError, OSError) as error:  # streaming: the connection; else the hub's cache
+            raise UserError(
+                f"{self.name}, {split}, cannot be read after row {number} ({first_line(error)}): "
+                "try again"
+            ) from None
 
     @cached_property
     def _sets(self) -> dict[str, Any]:
         """The rows of each split, under our names for them."""
         from datasets import load_dataset
-        from datasets.exceptions import DatasetNotFoundError
+        from datasets.exceptions import DatasetsError
 
         assert self.hub_id is not None
         if not Path(self.hub_id).is_dir():  # `datasets` needs half a minute to see that all is lost
@@ -108,8 +117,10 @@ class HubSet(Corpus):
             )
         except ConnectionError:
             raise UserError(_offline("dataset", self.hub_id, self._config)) from None
-        except (DatasetNotFoundError, ValueError) as error:  # no such set; no such config
-            raise UserError(f"the data set {self.hub_id} cannot be loaded: {error}") from None
+        # No such set or file in it; no such config; a set that is a program; no room for it.
+        except (DatasetsError, ValueError, RuntimeError, OSError) as error:
+            reason = ": ".join(map(first_line, filter(None, (error, error.__cause__))))
+            raise UserError(f"the data set {self.hub_id} cannot be loaded: {reason}") from None
         sets = {SPLIT_NAMES[split]: rows for split, rows in found.items() if split in SPLIT_NAMES}
         if not sets:
             raise UserError(
@@ -131,13 +142,7 @@ def open_hub(
 
     The network is needed here, to resolve the revision, unless that is a full commit id.
     """
-    info = None if _COMMIT.fullmatch(revision or "") else reach("dataset", hub_id, revision)
-    commit = str(info.sha if info else revision)
-    if not _COMMIT.fullmatch(commit):
-        raise UserError(
-            f"in offline mode the newest version of {hub_id} cannot be looked up: "
-            "give the revision as a full commit id"
-        )
+    commit, info = _resolve(hub_id, revision)
     if layout == "auto":
         layout = "wikitext" if hub_id.lower() == WIKITEXT.lower() else "plain"
     corpus = HubSet(
@@ -152,23 +157,40 @@ def open_hub(
     card = info.card_data if info else None
     if card and card.license:
         corpus.license = _first(card.license)
-    if card and card.language:
-        corpus.language = _first(card.language)
+    languages = card.language if card else None
+    if isinstance(languages, str):
+        corpus.language = languages
+    elif languages and len(languages) == 1:
+        corpus.language = languages[0]
     return corpus
 
 
-def open_wikitext_2(*, streaming: bool) -> HubSet:
-    """WikiText-2 raw as published, at a fixed revision."""
+def open_wikitext_2(*, revision: str | None = None, streaming: bool = False) -> HubSet:
+    """WikiText-2 raw as published, at a fixed revision unless another one is given."""
     corpus = HubSet(
         "wikitext-2",
         WIKITEXT,
-        revision=WIKITEXT_REVISION,
+        revision=_resolve(WIKITEXT, revision or WIKITEXT_REVISION)[0],
         config=WIKITEXT_2,
         layout="wikitext",
         streaming=streaming,
     )
     corpus.license = WIKITEXT_LICENSE
+    corpus.language = "en"
     return corpus
+
+
+def _resolve(hub_id: str, revision: str | None) -> tuple[str, Any | None]:
+    """The full commit id, and what the hub knows of the set where it had to be asked."""
+    if revision and _COMMIT.fullmatch(revision):
+        return revision, None
+    info = reach("dataset", hub_id, revision)
+    if info is None:
+        raise UserError(
+            f"in offline mode the newest version of {hub_id} cannot be looked up: "
+            "give the revision as a full commit id"
+        )
+    return str(info.sha), info
 
 
 def reach(
@@ -192,12 +214,17 @@ def reach(
     except OfflineModeIsEnabled:
         return None
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"there is no file or folder {hub_id}, and no such {kind} on the hub ({reason})"
+            f"there is no file or folder {hub_id}, and no such {kind} on the hub "
+            f"({first_line(error)})"
         ) from None
     except (HTTPError, OSError):
         raise UserError(_offline(kind, hub_id, config)) from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the kind of error where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _offline(kind: str, hub_id: str, config: str | None) -> str:

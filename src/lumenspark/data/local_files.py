@@ -6,7 +6,9 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -60,9 +62,13 @@ class LocalFiles(Corpus):
         return tuple(split for split in SPLITS if split in self.named) or SPLITS
 
     def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         whole = hashlib.sha256(f"{self.layout}\n{self.text_field}\n".encode())
         for path in self.files:
-            with path.open("rb") as file:
+            with _open(path) as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             whole.update(f"{content} {path.relative_to(self.folder).as_posix()}\n".encode())
         return whole.hexdigest()
@@ -101,9 +107,9 @@ class LocalFiles(Corpus):
 
     def _divided(self, path: Path, split: str) -> Iterator[Piece]:
         """What falls into ``split`` of a file that belongs to no named one."""
-        if path.suffix not in ROW_SUFFIXES and path.stat().st_size > LONG:
-            with path.open("rb") as file:
-                begin, end = _part(file, path.stat().st_size, split)
+        if path.suffix not in ROW_SUFFIXES and _file_size(path) > LONG:
+            with _open(path) as file:
+                begin, end = _part(file, _file_size(path), split)
             yield from cut(read_text(path, begin, end))
         elif path.suffix not in ROW_SUFFIXES:
             yield from in_split(cut(read_text(path)), split)
@@ -151,7 +157,7 @@ def open_files(source: str, layout: str, config: str | None, text_field: str) ->
     if named:
         files = tuple(path for path in files if any(path in paths for paths in named.values()))
     for path in files:
-        if path.stat().st_size == 0:
+        if _file_size(path) == 0:
             raise UserError(f"the file {path} is empty: fill it or take it away")
     corpus = LocalFiles(source, layout, folder, files, named, text_field)
     if layout == "auto":
@@ -176,11 +182,11 @@ def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[st
     """The text from byte ``begin`` to ``end``, in chunks of at most 64 KiB.
 
     Raises:
-        UserError: a byte that is not UTF-8, with its line and its offset in the file.
+        UserError: the file cannot be read, or a byte of it is not UTF-8 (with line and offset).
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    left = (path.stat().st_size if end is None else end) - begin
-    with path.open("rb") as file:
+    with _open(path) as file:
+        left = file.seek(0, io.SEEK_END) - begin if end is None else end - begin
         file.seek(begin)
         while left > 0 and (data := file.read(min(PIECE, left))):
             pending = len(decoder.getstate()[0])  # bytes of a character that the last read cut
@@ -193,7 +199,7 @@ def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[st
 
 
 def _not_utf8(path: Path, offset: int) -> str:
-    with path.open("rb") as file:
+    with _open(path) as file:
         line, left = 1, offset
         while left:
             data = file.read(min(PIECE, left))
@@ -205,9 +211,27 @@ def _not_utf8(path: Path, offset: int) -> str:
     )
 
 
+@contextmanager
+def _open(path: Path) -> Iterator[io.BufferedReader]:
+    """The file's bytes; what keeps them from being read becomes a UserError that names the file."""
+    with _reading(path), path.open("rb") as file:
+        yield file
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"the file {path} cannot be read ({reason}): make it readable or take it away"
+        ) from None
+
+
 def _jsonl_rows(path: Path, field: str) -> Iterator[str]:
     offset = 0
-    with path.open("rb") as file:
+    with _open(path) as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
             try:
@@ -240,19 +264,28 @@ def _parquet_rows(path: Path, field: str) -> Iterator[str]:
                     yield text
 
 
-def _open_parquet(path: Path) -> "ParquetFile":
+@contextmanager
+def _open_parquet(path: Path) -> Iterator["ParquetFile"]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        return pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a parquet file that can be read: {error}") from None
+    with _reading(path):
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path} is not a parquet file that can be read: {error}") from None
+        with file:
+            yield file
+
+
+def _file_size(path: Path) -> int:
+    with _reading(path):
+        return path.stat().st_size
 
 
 def _text_size(path: Path) -> int:
     if path.suffix != ".parquet":
-        return path.stat().st_size
+        return _file_size(path)
     with _open_parquet(path) as file:  # compressed on disk, so its file size says too little
         groups = range(file.metadata.num_row_groups)
         return sum(file.metadata.row_group(group).total_byte_size for group in groups)

@@ -31,6 +31,7 @@ class PythonDocs(Corpus):
     name = "python-docs"
     layout = "plain"
     license = "PSF-2.0"
+    language = "en"
 
     def __init__(self, cache: Path | None = None) -> None:
         self._folder = (cache or cache_folder()) / "python-docs"

@@ -16,7 +16,7 @@ from tokenizers import (
     trainers,
 )
 
-from lumenspark.data.hub import reach
+from lumenspark.data.hub import first_line, reach
 from lumenspark.errors import UserError
 
 if TYPE_CHECKING:
@@ -161,8 +161,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=here)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"there is no tokenizer in {name}: {reason}") from None
+        raise UserError(f"there is no tokenizer in {name}: {first_line(error)}") from None
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up from a config.json alone
         raise UserError(f"there is no tokenizer in {name}: it needs a tokenizer.json")
     if not tokenizer.is_fast:

@@ -8,8 +8,11 @@ made under a temporary name, ``meta.json`` last, and renamed when it is whole.
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ FORMAT = 1  # raise it when the same corpus and settings give other files
 HEADINGS = ("drop", "keep")
 BATCH = 1 << 20  # characters that are encoded at once, on all cores
 REPORT_EVERY = 50_000_000  # bytes
+DAY = 24 * 60 * 60  # seconds
 
 Frame = tuple[list[int], list[int]]
 
@@ -131,6 +135,7 @@ def prepare(
             writing_below(entries),
             tempfile.TemporaryDirectory(dir=entries, prefix=".") as temporary,
         ):
+            _remove_leftovers(entries)
             tokenizer, frame = existing or _learn(corpus, vocab_size, headings, say)
             made = Path(temporary, "made")
             made.mkdir()
@@ -262,6 +267,15 @@ def _publish(made: Path, folder: Path, digest: str) -> None:
         if not _complete(folder, digest):
             raise
     flush_folder(folder.parent)
+
+
+def _remove_leftovers(entries: Path) -> None:
+    """Delete temporary folders in which nothing was written for a day: their process was killed."""
+    for folder in entries.glob(".*"):
+        with suppress(FileNotFoundError):  # another process has finished with it
+            written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if folder.is_dir() and time.time() - written > DAY:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _complete(folder: Path, digest: str) -> bool:

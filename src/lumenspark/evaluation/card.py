@@ -75,11 +75,8 @@ def check_card(run: Path, checkpoint: str | None = None) -> list[str]:
     path = run / "README.md"
     if not path.is_file():
         raise UserError(f"{run} has no README.md yet: `lumenspark card {run.name}` writes it")
-    said = path.read_text(encoding="utf-8").splitlines()
-    if checkpoint is None:
-        named = CLOSING_LINE.findall("\n".join(said))
-        checkpoint = named[-1] if named else "best"
-    true = str(build_card(run, checkpoint)).splitlines()
+    said = _lines(path)
+    true = str(build_card(run, checkpoint or _named_checkpoint(said))).splitlines()
     problems = []
     matcher = difflib.SequenceMatcher(None, said, true, autojunk=False)
     for kind, first, last, true_first, true_last in matcher.get_opcodes():
@@ -94,6 +91,26 @@ def check_card(run: Path, checkpoint: str | None = None) -> list[str]:
             for line in true[true_first:true_last]
         ]
     return problems
+
+
+def update_card(run: Path, checkpoint: str) -> None:
+    """Write the card again where there is one and it is about ``checkpoint``.
+
+    Raises as :func:`build_card`.
+    """
+    path = run / "README.md"
+    if path.is_file() and checkpoint == _named_checkpoint(_lines(path)):
+        write_card(run, checkpoint)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _named_checkpoint(card: list[str]) -> str:
+    """The checkpoint that a card's closing line names, or else ``best``."""
+    named = CLOSING_LINE.findall("\n".join(card))
+    return named[-1] if named else "best"
 
 
 def _metadata(files: RunFiles, family: Family) -> ModelCardData:

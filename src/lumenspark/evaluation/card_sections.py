@@ -185,11 +185,11 @@ def _checkpoint(files: RunFiles) -> str | None:
 
 def _hardware(files: RunFiles) -> str:
     environment = files.environment
-    # No cores are recorded for a run on an accelerator.
-    cores = f", {environment['cores']} cores" if environment["cores"] else ""
+    cores = environment["cores"]  # of the processor; None where the system does not tell
+    processor = f"{cores} processor cores, " if cores else ""
     return (
-        f"device `{files.recipe['device']}`; {environment['processor']}{cores}, "
-        f"{environment['threads']} threads"
+        f"device `{files.recipe['device']}` ({environment['processor']}); "
+        f"{processor}{environment['threads']} threads"
     )
 
 
@@ -214,9 +214,9 @@ def evaluation(files: RunFiles) -> str:
         "Losses are in nats per token. Protocol `strided` reads the raw split as one stream and "
         "predicts every token exactly once; bits per byte compares across tokenizers. Protocol "
         "`card` leaves out titles, headings and blank lines of WikiText, frames each document by "
-        "its begin and end tokens and cuts it into windows that overlap by context minus stride "
-        "tokens; predictions inside an overlap count twice, so it has no word perplexity and no "
-        "bits per byte."
+        "its begin and end tokens (one that serves as both comes first) and cuts it into windows "
+        "that overlap by context minus stride tokens; predictions inside an overlap count twice, "
+        "so it has no word perplexity and no bits per byte."
     )
     return "\n\n".join(part for part in (facts, f"{head}\n{rows}", explained) if part)
 
@@ -256,10 +256,12 @@ def limitations(files: RunFiles) -> str:
             ("Small Scale", f"Capacity limited by {files.parameters:,} parameters"),
             ("Context Length", f"{context}-token context window" if context else None),
             (
-                "Single Language",
-                f"Trained only on text whose language is recorded as `{language}`"
+                (
+                    "Single Language",
+                    f"Trained only on text whose language is recorded as `{language}`",
+                )
                 if language
-                else None,
+                else ("Language", "Trained on text whose language is not recorded")
             ),
             ("Domain", f"Limited to what `{data_name(corpus)}` is about"),
         )

@@ -11,12 +11,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lumenspark.data.corpora import Corpus, Piece, clean_articles
+from lumenspark.data.documents import cut
+from lumenspark.data.tokenizer import document_frame
 from lumenspark.data.tokens import TokenSplit
 from lumenspark.data.windows import card_windows, strided_windows
 from lumenspark.errors import UserError
@@ -35,12 +37,16 @@ LARGEST_LOSS = 700.0
 # A config gives the longest text that its model takes under one of these names.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
+# What a tokenizer is called with. verbose: no warning that the text is longer than the context.
+AS_PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+
+Ids = npt.NDArray[np.int32]
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class _TokenisedText:
-    ids: np.ndarray  # int64 (tokens,)
+    ids: Ids  # (tokens,)
     windows: np.ndarray  # int64 (W, 3): begin, first target, end
     bytes: int
     words: int
@@ -56,7 +62,6 @@ def evaluate(
     protocol: str = "strided",
     context: int | None = None,
     stride: int | None = None,
-    device: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score ``model`` on a split of ``corpus``.
@@ -64,8 +69,8 @@ def evaluate(
     ``model`` is any causal language model of transformers, ``tokenizer`` the one it was trained
     with. ``context`` is in tokens; without it, ``strided`` takes what the model takes, but at most
     1024, and ``card`` takes 64. ``stride`` (``strided`` only) is half the context unless given.
-    ``device`` moves the model; without it the model stays where it is. ``progress`` is called
-    with the targets scored so far and in all.
+    ``progress`` is called with the targets scored so far and in all. Memory grows with the split's
+    tokens, not with its text, of which only a piece is held at a time.
 
     Raises UserError where the model cannot take the context or the tokenizer's ids, where the
     split is too short, and where the loss is not finite.
@@ -73,7 +78,7 @@ def evaluate(
     started = time.monotonic()
     context, stride = _check_settings(protocol, context, stride, context_limit(model))
     if protocol == "strided":
-        text = _as_stream(tokenizer, corpus.text(split), context, stride)
+        text = _as_stream(tokenizer, corpus.text_chunks(split), context, stride)
     else:
         pieces = clean_articles(corpus.pieces(split), corpus.layout, "drop")
         text = _as_documents(tokenizer, pieces, context)
@@ -83,8 +88,6 @@ def evaluate(
             "predict: choose another split or more text"
         )
     _check_vocabulary(model, int(text.ids.max()))
-    if device is not None:
-        model.to(device)
     nats, targets = _sum_nats(model, text.ids, text.windows, progress)
     loss = nats / targets
     if not loss < LARGEST_LOSS:
@@ -194,63 +197,82 @@ def _word_perplexity(nats: float, words: int) -> float | None:
     return math.exp(nats / words)
 
 
-def _as_stream(tokenizer: Any, text: str, context: int, stride: int) -> _TokenisedText:
+def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int) -> _TokenisedText:
     """The raw text as one stream after the beginning-of-text token, or the end token.
 
     A tokenizer with neither leaves the first token without a prediction. Then the bytes of the
     characters that it covers are not counted, nor the words that begin in it.
     """
-    ids = _encode(tokenizer, text)
     prefix = _first_given(tokenizer.bos_token_id, tokenizer.eos_token_id)
-    skipped = ""
-    if prefix is not None:
-        ids = [prefix, *ids]
-    elif ids:
-        skipped = text[: _first_token_end(tokenizer, text, ids[0])]
+    parts = [_ids([] if prefix is None else [prefix])]
+    size, skipped = _Size(), ""
+    for piece in cut(chunks):
+        part = _encode(tokenizer, piece.text)
+        if piece.starts and prefix is None and len(part):
+            skipped = piece.text[: _first_token_end(tokenizer, piece.text, int(part[0]))]
+        parts.append(part)
+        size.add(piece)
+    ids = np.concatenate(parts)
     return _TokenisedText(
-        ids=np.array(ids, dtype=np.int64),
+        ids=ids,
         windows=strided_windows(len(ids), context, stride),
-        bytes=len(text.encode()) - len(skipped.encode()),
-        words=len(text.split()) - len(skipped.split()),
+        bytes=size.bytes - len(skipped.encode()),
+        words=size.words - len(skipped.split()),
         documents=None,
     )
 
 
 def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
-    """Each document framed by begin and end token, in windows that never cross documents.
-
-    Without a begin token the end token stands there too; without either there is no frame.
-    """
-    frame = (_first_given(tokenizer.bos_token_id, tokenizer.eos_token_id), tokenizer.eos_token_id)
-    before, after = ([] if token is None else [token] for token in frame)
-    rows, byte_count, words = [], 0, 0
-    for document in _documents(pieces):
-        rows.append([*before, *_encode(tokenizer, document), *after])
-        byte_count += len(document.encode())
-        words += len(document.split())
-    offsets = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
+    """Each document in its frame (:func:`.document_frame`), in windows that never cross one."""
+    before, after = map(_ids, document_frame(tokenizer))
+    parts, offsets, length = [_ids([])], [0], 0
+    size = _Size()
+    for piece in pieces:
+        part = _encode(tokenizer, piece.text)
+        if piece.starts:
+            part = np.concatenate([before, part])
+        if piece.ends:
+            part = np.concatenate([part, after])
+        parts.append(part)
+        length += len(part)
+        size.add(piece)
+        if piece.ends:
+            offsets.append(length)
     return _TokenisedText(
-        ids=np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=offsets[-1]),
-        windows=_document_windows(offsets, context, CARD_OVERLAP),
-        bytes=byte_count,
-        words=words,
-        documents=len(rows),
+        ids=np.concatenate(parts),
+        windows=_document_windows(np.array(offsets, np.int64), context, CARD_OVERLAP),
+        bytes=size.bytes,
+        words=size.words,
+        documents=len(offsets) - 1,
     )
 
 
-def _documents(pieces: Iterable[Piece]) -> Iterator[str]:
-    """The pieces of each document joined."""
-    parts: list[str] = []
-    for piece in pieces:
-        parts.append(piece.text)
-        if piece.ends:
-            yield "".join(parts)
-            parts = []
+class _Size:
+    """UTF-8 bytes and words (``text.split()``) of texts that come in pieces."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.words = 0
+        self._ended_in_word = False
+
+    def add(self, piece: Piece) -> None:
+        # A piece of a text without whitespace may end inside a word, which is counted once.
+        goes_on = self._ended_in_word and not piece.starts and not piece.text[0].isspace()
+        self.bytes += len(piece.text.encode())
+        self.words += len(piece.text.split()) - goes_on
+        self._ended_in_word = not piece.text[-1].isspace()
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    # verbose=False: no warning that the text is longer than the model's context; it is cut below.
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+def _encode(tokenizer: Any, text: str) -> Ids:
+    """The ids of ``text``, in which ``<|eot|>`` is seven characters and no special token.
+
+    That is how the text is read for training, too.
+    """
+    return _ids(tokenizer(text, **AS_PLAIN_TEXT)["input_ids"])
+
+
+def _ids(ids: list[int]) -> Ids:
+    return np.array(ids, np.int32)
 
 
 def _first_given(*token_ids: int | None) -> int | None:
@@ -261,7 +283,7 @@ def _first_token_end(tokenizer: Any, text: str, first_id: int) -> int:
     """How many characters at the start of ``text`` the first token covers."""
     if not tokenizer.is_fast:
         return len(tokenizer.decode([first_id]))
-    encoding = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    encoding = tokenizer(text, **AS_PLAIN_TEXT, return_offsets_mapping=True)
     return int(encoding["offset_mapping"][0][1])
 
 
@@ -335,4 +357,4 @@ def _batch_nats(model: Any, ids: np.ndarray, windows: np.ndarray) -> float:
         targets[:, start:].flatten().to(logits.device),
         reduction="none",
     )
-    return float(losses.double().sum())
+    return float(losses.cpu().double().sum())  # there is no float64 on mps

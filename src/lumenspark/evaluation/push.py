@@ -6,10 +6,13 @@ from typing import Any
 from lumenspark.errors import UserError
 from lumenspark.evaluation.card import build_card
 from lumenspark.evaluation.run_files import checkpoint_folder
+from lumenspark.training.checkpoint import find_damage
 
 # What a checkpoint holds besides the model: the state to go on training from, and its marker.
 TRAINER_FILES = {"trainer.json", "trainer.safetensors", "complete.json"}
-RUN_FILES = ("recipe.yaml", "evaluation.json", "loss.svg")
+# Not recipe.yaml and evaluation.json, which name folders of the user's disk: the card has what
+# matters in them.
+CURVES = "loss.svg"
 
 
 def push(
@@ -19,20 +22,18 @@ def push(
     *,
     private: bool = False,
     token: str | None = None,
-    create_pr: bool = False,
-    message: str | None = None,
     endpoint: str | None = None,
 ) -> str:
     """Upload one checkpoint of a run to the model repository ``repo_id`` (``user/name``).
 
     The repository is created where it does not exist (``private`` applies only then). All files
-    arrive in one commit, or with ``create_pr`` in one pull request. README.md is the run's card,
-    made anew. ``token`` is the one saved by ``hf auth login`` or in HF_TOKEN unless given;
-    ``endpoint`` is the hub's address unless HF_ENDPOINT or this names another.
+    arrive in one commit. README.md is the run's card, made anew. ``token`` is the one saved by
+    ``hf auth login`` or in HF_TOKEN unless given; ``endpoint`` is the hub's address unless
+    HF_ENDPOINT or this names another.
 
-    Returns the address of the repository, or of the pull request.
-    Raises UserError for a malformed id, a missing or rejected token, and a hub that cannot be
-    reached or refuses the files; the run is never changed.
+    Returns the address of the repository.
+    Raises UserError for a malformed id, a missing or rejected token, a damaged checkpoint, and a
+    hub that cannot be reached or refuses the files; the run is never changed.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
@@ -47,11 +48,10 @@ def push(
     api = HfApi(endpoint=endpoint, token=token, library_name="lumenspark")
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.create_commit(
+        api.create_commit(
             repo_id,
             operations,
-            commit_message=message or f"Checkpoint {checkpoint} of run {run.resolve().name}",
-            create_pr=create_pr,
+            commit_message=f"Checkpoint {checkpoint} of run {run.resolve().name}",
         )
     except OfflineModeIsEnabled as error:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it") from error
@@ -59,7 +59,7 @@ def push(
         # huggingface_hub wraps a failed upload of one file in a RuntimeError.
         cause = error.__cause__ if isinstance(error, RuntimeError) else error
         raise UserError(_explain(cause or error, repo_id, api.endpoint)) from error
-    return str(commit.pr_url if create_pr else url)
+    return str(url)
 
 
 def _operations(run: Path, checkpoint: str) -> list[Any]:
@@ -67,13 +67,16 @@ def _operations(run: Path, checkpoint: str) -> list[Any]:
     from huggingface_hub import CommitOperationAdd
 
     folder = checkpoint_folder(run, checkpoint)
+    if damage := find_damage(folder):
+        raise UserError(f"nothing was uploaded, because {damage}: choose another checkpoint")
     card = str(build_card(run, checkpoint))
     paths = [
         path
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name not in TRAINER_FILES and not path.name.startswith(".")
     ]
-    paths += [run / name for name in RUN_FILES if (run / name).is_file()]
+    if (run / CURVES).is_file():
+        paths.append(run / CURVES)
     return [
         CommitOperationAdd("README.md", card.encode()),
         *(CommitOperationAdd(path.name, path) for path in paths if path.name != "README.md"),

@@ -23,7 +23,7 @@ class RunFiles:
     recipe: dict[str, Any]
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]  # of this checkpoint only
+    evaluations: list[dict[str, Any]]  # of the weights that this checkpoint holds now
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     shapes: dict[str, list[int]]  # each tensor in model.safetensors
@@ -39,18 +39,22 @@ class RunFiles:
 def read_run(run: Path, checkpoint: str) -> RunFiles:
     """Read what the card needs. Raises UserError where a file is missing or damaged."""
     folder = checkpoint_folder(run, checkpoint)
-    evaluations = read_evaluations(run)
+    step = _step(folder / "complete.json")
     return RunFiles(
         run_id=run.resolve().name,
         checkpoint=checkpoint,
         recipe=_read(run / "recipe.yaml", yaml.safe_load),
         environment=_read(run / "environment.json", json.loads),
         metrics=_read(run / "metrics.jsonl", _json_lines),
-        evaluations=[entry for entry in evaluations if entry["checkpoint"] == checkpoint],
+        evaluations=[
+            entry
+            for entry in read_evaluations(run)
+            if (entry["checkpoint"], entry.get("step")) == (checkpoint, step)
+        ],
         config=_read(folder / "config.json", json.loads),
         tokenizer=_read(folder / "tokenizer.json", json.loads),
         shapes=_tensor_shapes(folder / "model.safetensors"),
-        checkpoint_step=_step(folder / "complete.json"),
+        checkpoint_step=step,
         has_curves=(run / "loss.svg").exists(),
     )
 

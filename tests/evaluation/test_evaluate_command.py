@@ -1,0 +1,78 @@
+"""lumenspark evaluate on a run: its text, its card, and what is printed."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lumenspark.cli import run as lumenspark
+from lumenspark.data.corpora import Corpus
+from lumenspark.evaluation.card import check_card, write_card
+from lumenspark.evaluation.records import read_evaluations
+
+
+def test_the_card_is_written_again(run: Path, corpus: Corpus) -> None:
+    path = write_card(run)
+    assert lumenspark(["evaluate", str(run), "--data", corpus.name]) == 0
+    (entry,) = read_evaluations(run)
+    assert f"{entry['bits_per_byte']:.4f}" in path.read_text(encoding="utf-8")
+    assert check_card(run) == []
+
+
+def test_a_card_about_another_checkpoint_stays(run: Path, corpus: Corpus) -> None:
+    (run / "checkpoints" / "best").rename(run / "checkpoints" / "last")
+    before = write_card(run, "last").read_text(encoding="utf-8")
+    (run / "checkpoints" / "last").rename(run / "checkpoints" / "best")
+    assert lumenspark(["evaluate", str(run), "--data", corpus.name]) == 0
+    assert (run / "README.md").read_text(encoding="utf-8") == before
+
+
+def test_without_a_card_none_is_written(run: Path, corpus: Corpus) -> None:
+    assert lumenspark(["evaluate", str(run), "--data", corpus.name]) == 0
+    assert not (run / "README.md").exists()
+
+
+def test_json_and_nothing_else(
+    run: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_card(run)
+    capsys.readouterr()
+    assert lumenspark(["evaluate", str(run), "--data", corpus.name, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["loss"] == read_evaluations(run)[0]["loss"]
+
+
+def test_the_field_and_the_part_of_a_set_can_be_named(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "small"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text('{"body": "Water boils ."}\n')
+    arguments = ["evaluate", str(run), "--data", str(folder.parent)]
+    assert lumenspark([*arguments, "--config", "small", "--text-field", "body"]) == 0
+    (entry,) = read_evaluations(run)
+    assert entry["bytes"] == len("Water boils .")
+
+
+@pytest.mark.parametrize("option", ["layout", "text-field", "config", "revision"])
+def test_how_to_read_a_text_needs_a_text(
+    run: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = "plain" if option == "layout" else "other"
+    assert lumenspark(["evaluate", str(run), f"--{option}", value]) == 2
+    assert f"--{option} is about the text of --data" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_progress(
+    run: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert lumenspark(["evaluate", str(run), "--data", corpus.name, "--json"]) == 0
+    assert "scoring" in terminal.getvalue()
+    json.loads(capsys.readouterr().out)
