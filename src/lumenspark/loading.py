@@ -1,4 +1,4 @@
-"""What a name means: a folder goes before a run, a run before the hub."""
+"""Loading a model and its tokenizer by any of its names."""
 
 import re
 from pathlib import Path
@@ -9,23 +9,7 @@ from safetensors import SafetensorError
 
 from lumenspark.data.hub import first_line, reach
 from lumenspark.errors import UserError
-from lumenspark.training.run import find_run, runs_folder
-
-
-def model_source(name: str, checkpoint: str = "best") -> str:
-    """The folder or hub id that from_pretrained takes for ``name``.
-
-    ``name`` is a folder (a saved model, or a run's), a run id, the unique beginning of one,
-    ``latest``, or a hub id. Raises UserError where a run has no such checkpoint.
-    """
-    if (Path(name) / "config.json").is_file():
-        return name
-    run = find_run(name)
-    if run is not None:
-        return str(run.checkpoint(checkpoint))
-    if Path(name).is_dir():
-        raise UserError(f"the folder {name} holds neither a model (config.json) nor a run")
-    return name
+from lumenspark.training.run import model_source, runs_folder
 
 
 def load(

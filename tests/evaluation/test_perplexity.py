@@ -12,13 +12,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from lumenspark import scoring
 from lumenspark.data.corpora import Corpus, clean_articles, open_corpus
 from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.data.tokens import prepare
 from lumenspark.errors import UserError
-from lumenspark.evaluation import perplexity
-from lumenspark.evaluation.perplexity import card_loss, evaluate
+from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import describe, read_evaluations, store
+from lumenspark.scoring import card_loss
 
 
 def nats_of(model: GPT2LMHeadModel, window: list[int]) -> list[float]:
@@ -185,7 +186,7 @@ def test_batch_size_does_not_change_the_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     together = evaluate(model, tokenizer, corpus, protocol=protocol, context=32)
-    monkeypatch.setattr(perplexity, "LOGITS_PER_BATCH", 1)
+    monkeypatch.setattr(scoring, "LOGITS_PER_BATCH", 1)
     one_by_one = evaluate(model, tokenizer, corpus, protocol=protocol, context=32)
     assert one_by_one.loss == pytest.approx(together.loss, rel=1e-6)
     assert one_by_one.targets == together.targets

@@ -9,7 +9,7 @@ Works for every causal language model and tokenizer of transformers.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +19,14 @@ import numpy.typing as npt
 from lumenspark.data.corpora import Corpus, Piece, clean_articles
 from lumenspark.data.documents import cut
 from lumenspark.data.tokenizer import document_frame
-from lumenspark.data.tokens import TokenSplit
-from lumenspark.data.windows import card_windows, strided_windows
+from lumenspark.data.windows import strided_windows
 from lumenspark.errors import UserError
 from lumenspark.evaluation.records import Evaluation
+from lumenspark.scoring import CARD_CONTEXT, CARD_OVERLAP, Progress, document_windows, sum_nats
 
 PROTOCOLS = ("strided", "card")
-CARD_CONTEXT = 64
-CARD_OVERLAP = 8
 # The default context of models that take longer texts than this, or texts of any length.
 LONGEST_DEFAULT_CONTEXT = 1024
-# Logits of one forward pass: 32 MiB of float32, and as much again for their softmax. Batches of
-# 2**20 to 2**25 logits are equally fast on a processor.
-LOGITS_PER_BATCH = 2**23
 # Beyond this exp(loss) is no float. A working model is below ln V, 13 at most.
 LARGEST_LOSS = 700.0
 # A config gives the longest text that its model takes under one of these names.
@@ -41,7 +36,6 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 AS_PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 Ids = npt.NDArray[np.int32]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ def evaluate(
             "predict: choose another split or more text"
         )
     _check_vocabulary(model, int(text.ids.max()))
-    nats, targets = _sum_nats(model, text.ids, text.windows, progress)
+    nats, targets = sum_nats(model, text.ids, text.windows, progress)
     loss = nats / targets
     if not loss < LARGEST_LOSS:
         raise UserError(
@@ -118,33 +112,6 @@ def evaluate(
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.monotonic() - started, 3),
     )
-
-
-def card_loss(
-    model: Any,
-    tokens: TokenSplit,
-    *,
-    context: int = CARD_CONTEXT,
-    overlap: int = CARD_OVERLAP,
-    limit_windows: int | None = None,
-) -> tuple[float, int]:
-    """Mean cross-entropy in nats by the card's protocol, and the number of targets behind it.
-
-    ``tokens`` are framed documents. ``limit_windows`` scores that many windows, evenly spaced
-    over the split: enough for a look during training. An autocast that surrounds the call applies;
-    close it before training goes on, because it remembers weights cast without gradients. A loss
-    that is not finite is returned as it is. Give a compiled model's original, because the windows'
-    lengths vary.
-
-    Raises UserError where the split holds nothing to predict.
-    """
-    windows = _document_windows(tokens.offsets, context, overlap)
-    if len(windows) == 0:
-        raise UserError("this split has fewer than two tokens in each document: give it more text")
-    if limit_windows is not None and limit_windows < len(windows):
-        windows = windows[np.arange(limit_windows) * len(windows) // limit_windows]
-    nats, targets = _sum_nats(model, tokens.ids, windows)
-    return nats / targets, targets
 
 
 def context_limit(model: Any) -> int | None:
@@ -240,7 +207,7 @@ def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Tok
             offsets.append(length)
     return _TokenisedText(
         ids=np.concatenate(parts),
-        windows=_document_windows(np.array(offsets, np.int64), context, CARD_OVERLAP),
+        windows=document_windows(np.array(offsets, np.int64), context, CARD_OVERLAP),
         bytes=size.bytes,
         words=size.words,
         documents=len(offsets) - 1,
@@ -285,76 +252,3 @@ def _first_token_end(tokenizer: Any, text: str, first_id: int) -> int:
         return len(tokenizer.decode([first_id]))
     encoding = tokenizer(text, **AS_PLAIN_TEXT, return_offsets_mapping=True)
     return int(encoding["offset_mapping"][0][1])
-
-
-def _document_windows(offsets: np.ndarray, context: int, overlap: int) -> np.ndarray:
-    """The card's windows as (W, 3): every token after a window's first is a target."""
-    begin, end = card_windows(offsets, context, overlap).T
-    return np.stack([begin, begin + 1, end], axis=1)
-
-
-def _sum_nats(
-    model: Any, ids: np.ndarray, windows: np.ndarray, progress: Progress | None = None
-) -> tuple[float, int]:
-    """The sum of -ln p over all targets, and their number.
-
-    ``windows`` (W, 3) holds begin, first target and end, as positions in ``ids``. The logits are
-    turned into losses in float32 and summed in float64, whatever the model's dtype.
-    """
-    import torch
-
-    total = int((windows[:, 2] - windows[:, 1]).sum())
-    nats, done = 0.0, 0
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for rows in _batches(windows, model.get_input_embeddings().weight.shape[0]):
-                nats += _batch_nats(model, ids, rows)
-                done += int((rows[:, 2] - rows[:, 1]).sum())
-                if progress is not None:
-                    progress(done, total)
-    finally:
-        model.train(training)
-    return nats, total
-
-
-def _batches(windows: np.ndarray, vocabulary: int) -> Iterator[np.ndarray]:
-    """Windows of like shape together, the longest first, so that little is padding.
-
-    Sorted further by the number of their targets, because a batch needs no logits before the
-    first target of all its rows.
-    """
-    begin, first_target, end = windows.T
-    order = np.lexsort((first_target - begin, begin - end))
-    start = 0
-    while start < len(order):
-        longest = windows[order[start]]
-        rows = max(1, LOGITS_PER_BATCH // (int(longest[2] - longest[0]) * vocabulary))
-        yield windows[order[start : start + rows]]
-        start += rows
-
-
-def _batch_nats(model: Any, ids: np.ndarray, windows: np.ndarray) -> float:
-    """The sum of -ln p over the targets of a few windows (B, 3), in one forward pass.
-
-    Shorter rows are filled up on the right. No mask is needed: in a causal model, what stands to
-    the right of a target cannot change its prediction.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    begin, first_target, end = (column[:, None] for column in windows.T)
-    positions = begin + np.arange(int((end - begin).max()))  # (B, T)
-    rows = torch.from_numpy(ids[np.minimum(positions, end - 1)].astype(np.int64))
-    counted = torch.from_numpy((positions >= first_target) & (positions < end))
-    targets = rows.masked_fill(~counted, -100)
-
-    logits = model(input_ids=rows[:, :-1].to(model.device)).logits  # (B, T - 1, V)
-    start = int((first_target - begin).min())
-    losses = cross_entropy(
-        logits[:, start - 1 :].flatten(0, 1).float(),
-        targets[:, start:].flatten().to(logits.device),
-        reduction="none",
-    )
-    return float(losses.cpu().double().sum())  # there is no float64 on mps

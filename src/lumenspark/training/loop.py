@@ -23,8 +23,8 @@ from torch.nn import functional
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError
-from lumenspark.evaluation.perplexity import card_loss
 from lumenspark.files import write_json
+from lumenspark.scoring import card_loss
 
 from . import checkpoint as checkpoints
 from .checkpoint import TrainerState

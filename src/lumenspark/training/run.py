@@ -142,6 +142,22 @@ def get_run(name: str) -> Run:
     return run
 
 
+def model_source(name: str, checkpoint: str = "best") -> str:
+    """The folder or hub id that from_pretrained takes for ``name``.
+
+    ``name`` is a folder (a saved model, or a run's), a run id, the unique beginning of one,
+    ``latest``, or a hub id. Raises UserError where a run has no such checkpoint.
+    """
+    if (Path(name) / "config.json").is_file():
+        return name
+    run = find_run(name)
+    if run is not None:
+        return str(run.checkpoint(checkpoint))
+    if Path(name).is_dir():
+        raise UserError(f"the folder {name} holds neither a model (config.json) nor a run")
+    return name
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

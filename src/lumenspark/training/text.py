@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lumenspark.data.corpora import Corpus, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
-from lumenspark.loading import model_source
 
 from .recipe import Recipe, with_overrides
+from .run import model_source
 
 
 def with_full_names(recipe: Recipe) -> Recipe:

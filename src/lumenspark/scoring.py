@@ -1,0 +1,118 @@
+"""The sum of a model's losses over windows of token ids: what validation and evaluation share."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from lumenspark.data.tokens import TokenSplit
+from lumenspark.data.windows import card_windows
+from lumenspark.errors import UserError
+
+CARD_CONTEXT = 64
+CARD_OVERLAP = 8
+# Logits of one forward pass: 32 MiB of float32, and as much again for their softmax. Batches of
+# 2**20 to 2**25 logits are equally fast on a processor.
+LOGITS_PER_BATCH = 2**23
+
+Progress = Callable[[int, int], None]  # targets scored so far, and in all
+
+
+def card_loss(
+    model: Any,
+    tokens: TokenSplit,
+    *,
+    context: int = CARD_CONTEXT,
+    overlap: int = CARD_OVERLAP,
+    limit_windows: int | None = None,
+) -> tuple[float, int]:
+    """Mean cross-entropy in nats by the card's protocol, and the number of targets behind it.
+
+    ``tokens`` are framed documents. ``limit_windows`` scores that many windows, evenly spaced
+    over the split: enough for a look during training. An autocast that surrounds the call applies;
+    close it before training goes on, because it remembers weights cast without gradients. A loss
+    that is not finite is returned as it is. Give a compiled model's original, because the windows'
+    lengths vary.
+
+    Raises UserError where the split holds nothing to predict.
+    """
+    windows = document_windows(tokens.offsets, context, overlap)
+    if len(windows) == 0:
+        raise UserError("this split has fewer than two tokens in each document: give it more text")
+    if limit_windows is not None and limit_windows < len(windows):
+        windows = windows[np.arange(limit_windows) * len(windows) // limit_windows]
+    nats, targets = sum_nats(model, tokens.ids, windows)
+    return nats / targets, targets
+
+
+def document_windows(offsets: np.ndarray, context: int, overlap: int) -> np.ndarray:
+    """The card's windows as (W, 3): every token after a window's first is a target."""
+    begin, end = card_windows(offsets, context, overlap).T
+    return np.stack([begin, begin + 1, end], axis=1)
+
+
+def sum_nats(
+    model: Any, ids: np.ndarray, windows: np.ndarray, progress: Progress | None = None
+) -> tuple[float, int]:
+    """The sum of -ln p over all targets, and their number.
+
+    ``windows`` (W, 3) holds begin, first target and end, as positions in ``ids``. The logits are
+    turned into losses in float32 and summed in float64, whatever the model's dtype.
+    """
+    import torch
+
+    total = int((windows[:, 2] - windows[:, 1]).sum())
+    nats, done = 0.0, 0
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for rows in _batches(windows, model.get_input_embeddings().weight.shape[0]):
+                nats += _batch_nats(model, ids, rows)
+                done += int((rows[:, 2] - rows[:, 1]).sum())
+                if progress is not None:
+                    progress(done, total)
+    finally:
+        model.train(training)
+    return nats, total
+
+
+def _batches(windows: np.ndarray, vocabulary: int) -> Iterator[np.ndarray]:
+    """Windows of like shape together, the longest first, so that little is padding.
+
+    Sorted further by the number of their targets, because a batch needs no logits before the
+    first target of all its rows.
+    """
+    begin, first_target, end = windows.T
+    order = np.lexsort((first_target - begin, begin - end))
+    start = 0
+    while start < len(order):
+        longest = windows[order[start]]
+        rows = max(1, LOGITS_PER_BATCH // (int(longest[2] - longest[0]) * vocabulary))
+        yield windows[order[start : start + rows]]
+        start += rows
+
+
+def _batch_nats(model: Any, ids: np.ndarray, windows: np.ndarray) -> float:
+    """The sum of -ln p over the targets of a few windows (B, 3), in one forward pass.
+
+    Shorter rows are filled up on the right. No mask is needed: in a causal model, what stands to
+    the right of a target cannot change its prediction.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    begin, first_target, end = (column[:, None] for column in windows.T)
+    positions = begin + np.arange(int((end - begin).max()))  # (B, T)
+    rows = torch.from_numpy(ids[np.minimum(positions, end - 1)].astype(np.int64))
+    counted = torch.from_numpy((positions >= first_target) & (positions < end))
+    targets = rows.masked_fill(~counted, -100)
+
+    logits = model(input_ids=rows[:, :-1].to(model.device)).logits  # (B, T - 1, V)
+    start = int((first_target - begin).min())
+    losses = cross_entropy(
+        logits[:, start - 1 :].flatten(0, 1).float(),
+        targets[:, start:].flatten().to(logits.device),
+        reduction="none",
+    )
+    return float(losses.cpu().double().sum())  # there is no float64 on mps
