@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from command_line import lumenspark, overrides
 
 from lumenspark.cli import VERBS, run
+from lumenspark.training.recipe import recipe_names
 
 Capture = pytest.CaptureFixture[str]
 
@@ -130,7 +132,10 @@ def test_recipes_lists_sizes_and_times(call: Callable[..., str]) -> None:
     (line,) = (line for line in printed.splitlines() if line.split()[:1] == ["lumiere-1m"])
     assert "1,053,824" in line
     assert "min" in line
-    assert "lumiere-tiny" in printed
+    for name in recipe_names():
+        (parameters,) = (line.split()[2] for line in printed.splitlines() if f" {name} " in line)
+        preset = resources.files("lumenspark") / "recipes" / f"{name}.yaml"
+        assert f"{parameters} parameters" in preset.read_text("utf-8"), "its comment is true"
 
 
 def test_a_dry_run_measures_and_leaves_nothing(

@@ -141,7 +141,7 @@ class Trainer:
         self.model.train()
         self.loss(self._batch(0)[0]).backward()
 
-    def seconds_per_step(self, warm: int = 2, timed: int = 8) -> float:
+    def seconds_per_step(self, warm: int = 3, timed: int = 20) -> float:
         """Measure some steps and undo them: weights and optimizers are as before."""
         before = [parameter.detach().clone() for parameter in self.parameters]
         self.model.train()
