@@ -166,7 +166,7 @@ def _put_in_place(staged: Path, final: Path) -> None:
     if final.exists():
         final.rename(replaced)
     staged.rename(final)
-    staged.parent.joinpath(final.name).chmod(0o755)
+    final.chmod(0o755)  # a temporary folder is for its owner alone
     flush_folder(final.parent)
     if replaced.name.startswith(".replaced-") and replaced.exists():
         shutil.rmtree(replaced)

@@ -215,20 +215,22 @@ class Trainer:
     def _after_step(self) -> None:
         options, step = self.recipe.train, self.state.step
         last = step == options.steps
-        saves = last or _due(step, options.save_every)
-        if saves and not self._weights_are_finite():
+        asked = self._stop_signal  # one that comes from here on is answered after the next step
+        validates = last or _due(step, options.validate_every)
+        saves = last or _due(step, options.save_every) or asked is not None
+        if (validates or saves) and not self._weights_are_finite():
             self._go_back(math.nan, self._norm)
             return
         if _due(step, options.log_every) or last:
             self._log()
-        if _due(step, options.validate_every) or last:
+        if validates:
             self._validate()
         if options.sample_every and _due(step, options.sample_every):
             self.reporter.say(f"step {step}: {self.sample(options.prompt)}")
-        if saves or self._stop_signal or self._out_of_patience():
+        if saves or self._out_of_patience():
             self._save()
-        if self._stop_signal and not last:
-            raise Stopped(self.run.id, self._stop_signal)
+        if asked is not None and not last:
+            raise Stopped(self.run.id, asked)
 
     def _log(self) -> None:
         state = self.state
@@ -253,7 +255,7 @@ class Trainer:
         self._write({"validation_loss": loss, "seconds": self._seconds()})
         best = math.inf if state.best_loss is None else state.best_loss
         better = loss < best  # false where the loss is not a number
-        note = "the best so far" if better else f"best {best:.4f}"
+        note = "the best so far" if better else f"best {best:.4f}, at step {state.best_step}"
         self.reporter.say(f"step {state.step}  validation loss {loss:.4f} ({note})")
         if not better:
             state.validations_without_gain += 1
