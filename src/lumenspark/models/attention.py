@@ -6,12 +6,14 @@ that broadcasts to (B, H, T, S). Where transformers gives no mask, ``None``, a s
 everything, and more are the first T of the S positions: T = S, but in a cache of fixed size.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_utils import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 
 def attention_naive(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -81,6 +83,32 @@ def matmul_attention_forward(
     weights = attention_weights(query, key, attention_mask, scaling)
     dropped = functional.dropout(weights, dropout, training=module.training)
     return (dropped @ value).transpose(1, 2).contiguous(), weights
+
+
+def dense_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    dropout: float,
+    output_attentions: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Causal attention by the implementation that ``module.config`` names.
+
+    ``module`` is the attention layer, with its ``config`` and ``scaling``; ``attention_mask`` is
+    what that implementation takes. Returns (B, T, H, D) and, when asked for, the weights (B, H, T, S). Where the implementation
+    keeps no weights they are computed beside it, so that asking changes nothing in the output.
+    """
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+        module.config._attn_implementation, matmul_attention_forward
+    )
+    output, weights = attend(
+        module, query, key, value, attention_mask, scaling=module.scaling, dropout=dropout
+    )
+    if output_attentions and weights is None:
+        weights = attention_weights(query, key, dense_mask(attention_mask), module.scaling)
+    return output, weights if output_attentions else None
 
 
 # ``matmul`` takes the boolean mask of ``sdpa`` (None where plain causal is meant).

@@ -1,5 +1,6 @@
 """The small parts that the model families share."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,3 +20,17 @@ class SwiGLU(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.down_proj(functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each feature of a sublayer's output (Touvron et al. 2021,
+    arXiv 2103.17239): small at first, so that each block begins close to the identity.
+    """
+
+    def __init__(self, features: int, initial: float) -> None:
+        super().__init__()
+        self.initial = initial
+        self.scale = nn.Parameter(torch.full((features,), initial))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden * self.scale

@@ -5,17 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import can_return_tuple
 
-from .attention import attention_weights, dense_mask, matmul_attention_forward
+from .attention import dense_attention
 from .configuration_lumiere import LumiereConfig
-from .generation import TextGenerationMixin, check_length, positions_from_mask
+from .decoder import DecoderMixin, LanguageModelMixin
+from .generation import TextGenerationMixin
 from .layers import SwiGLU
 
 
@@ -52,18 +49,11 @@ class LumiereAttention(nn.Module):
         )
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, matmul_attention_forward
-        )
         dropout = self.config.dropout if self.training else 0.0
-        output, weights = attend(
-            self, query, key, value, attention_mask, scaling=self.scaling, dropout=dropout
+        output, weights = dense_attention(
+            self, query, key, value, attention_mask, dropout, output_attentions
         )
-        if output_attentions and weights is None:
-            # The fast path keeps no weights. They are computed beside it, so that asking for
-            # them changes nothing in the output.
-            weights = attention_weights(query, key, dense_mask(attention_mask), self.scaling)
-        return self.o_proj(output.flatten(2)), weights if output_attentions else None
+        return self.o_proj(output.flatten(2)), weights
 
 
 class LumiereBlock(GradientCheckpointingLayer):
@@ -103,6 +93,8 @@ class LumierePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Transformers looks for the attention interface in this file; it is used in attention.py.
+    _can_set_attn_implementation_cached_value = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -118,7 +110,7 @@ class LumierePreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
 
 
-class LumiereBackbone(LumierePreTrainedModel):
+class LumiereBackbone(DecoderMixin, LumierePreTrainedModel):
     """Token ids to the last hidden states; no head. This is what ``AutoModel`` finds."""
 
     def __init__(self, config: LumiereConfig) -> None:
@@ -132,93 +124,8 @@ class LumiereBackbone(LumierePreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
-        """``input_ids`` (B, T) or ``inputs_embeds`` (B, T, E); ``attention_mask`` (B, S).
 
-        Without ``position_ids`` (B, T) a row's positions count its own tokens, pads left out
-        (0 in the mask).
-        ``hidden_states`` holds the embeddings, then each block's output, the last one normalised;
-        ``attentions`` holds each block's weights (B, H, T, S).
-
-        Raises ValueError where a row is longer than ``max_position_embeddings``.
-        """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
-        keep_cache = self.config.use_cache if use_cache is None else use_cache
-        if self.training:
-            keep_cache = False
-        if keep_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        with_attentions = _asked(output_attentions, self.config.output_attentions)
-        with_states = _asked(output_hidden_states, self.config.output_hidden_states)
-
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
-        hidden = inputs_embeds + self._positions(
-            inputs_embeds, attention_mask, position_ids, past_key_values
-        )
-        hidden = functional.dropout(hidden, self.config.dropout, self.training)
-        states, attentions = [hidden], []
-        for block in self.layers:
-            hidden, weights = block(
-                hidden,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                output_attentions=with_attentions,
-            )
-            states.append(hidden)
-            attentions.append(weights)
-        hidden = self.norm(hidden)
-        states[-1] = hidden
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden,
-            past_key_values=past_key_values if keep_cache else None,
-            hidden_states=tuple(states) if with_states else None,
-            attentions=tuple(attentions) if with_attentions else None,
-        )
-
-    def _positions(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | None,
-        position_ids: Tensor | None,
-        past_key_values: Cache | None,
-    ) -> Tensor:
-        """The position embeddings (1 or B, T, E) of the tokens that are fed now."""
-        length = inputs_embeds.shape[1]
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        context = self.config.max_position_embeddings
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = positions_from_mask(attention_mask)[:, -length:]
-        if position_ids is None:
-            check_length(past + length, context)
-            position_ids = torch.arange(length, device=inputs_embeds.device)[None] + past
-        elif not torch.compiler.is_compiling() and past + length > context:
-            # Padded rows may be shorter than they look; only then is the maximum worth a look.
-            check_length(int(position_ids.max()) + 1, context)
-        return self.embed_positions(position_ids)
-
-
-class LumiereForCausalLM(TextGenerationMixin, LumierePreTrainedModel):
+class LumiereForCausalLM(LanguageModelMixin, TextGenerationMixin, LumierePreTrainedModel):
     """Lumiére with its output layer: token ids to next-token logits, loss, and text.
 
     The document's name for it is ``LumiereModel``, which is an alias.
@@ -231,54 +138,6 @@ class LumiereForCausalLM(TextGenerationMixin, LumierePreTrainedModel):
         self.model = LumiereBackbone(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
-        """As :meth:`LumiereBackbone.forward`; ``logits`` are (B, T, V).
-
-        ``labels`` (B, T) are the input ids themselves, -100 where nothing is to be learned; the
-        shift to next tokens happens here. ``loss`` is the mean in nats. ``logits_to_keep`` n
-        computes the logits of the last n tokens only (0: all).
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
-
-
-def _asked(argument: bool | None, configured: bool | None) -> bool:
-    return bool(configured if argument is None else argument)
 
 
 LumiereConfig.register_for_auto_class()

@@ -1,0 +1,193 @@
+"""What the model families share: from token ids through the blocks to hidden states, and to logits.
+
+A family gives its blocks, its cache and its mask; embedding, positions, the collection of hidden
+states and the loss are here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .generation import check_length, positions_from_mask
+
+
+class DecoderMixin:
+    """The forward pass of a backbone: token ids to the last hidden states.
+
+    The class that takes it makes ``embed_tokens``, ``embed_positions``, ``layers`` and ``norm``.
+    A block maps (hidden, attention_mask, past_key_values, output_attentions) to (hidden, weights).
+    """
+
+    config: PreTrainedConfig
+    training: bool
+    embed_tokens: nn.Embedding
+    embed_positions: nn.Embedding
+    layers: nn.ModuleList
+    norm: nn.Module
+
+    def new_cache(self) -> Cache:
+        """What the blocks keep of the tokens seen so far, before the first."""
+        return DynamicCache(config=self.config)
+
+    def attention_mask(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        position_ids: Tensor | None,
+    ) -> Any:
+        """The caller's mask as the blocks take it: here, for dense causal attention."""
+        return create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """``input_ids`` (B, T) or ``inputs_embeds`` (B, T, E); ``attention_mask`` (B, S).
+
+        Without ``position_ids`` (B, T) a row's positions count its own tokens, pads left out
+        (0 in the mask).
+        ``hidden_states`` holds the embeddings, then each block's output, the last one normalised;
+        ``attentions`` holds each block's weights (B, H, T, S).
+
+        Raises ValueError where a row is longer than the context.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        keep_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.training:
+            keep_cache = False
+        if keep_cache and past_key_values is None:
+            past_key_values = self.new_cache()
+        with_attentions = _asked(output_attentions, self.config.output_attentions)
+        with_states = _asked(output_hidden_states, self.config.output_hidden_states)
+
+        mask = self.attention_mask(inputs_embeds, attention_mask, past_key_values, position_ids)
+        hidden = inputs_embeds + self._positions(
+            inputs_embeds, attention_mask, position_ids, past_key_values
+        )
+        hidden = functional.dropout(hidden, self.config.dropout, self.training)
+        states, attentions = [hidden], []
+        for block in self.layers:
+            hidden, weights = block(
+                hidden,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                output_attentions=with_attentions,
+            )
+            states.append(hidden)
+            attentions.append(weights)
+        hidden = self.norm(hidden)
+        states[-1] = hidden
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=past_key_values if keep_cache else None,
+            hidden_states=tuple(states) if with_states else None,
+            attentions=tuple(attentions) if with_attentions else None,
+        )
+
+    def _positions(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        past_key_values: Cache | None,
+    ) -> Tensor:
+        """The position embeddings (1 or B, T, E) of the tokens that are fed now."""
+        length = inputs_embeds.shape[1]
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        context = self.config.max_position_embeddings
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            position_ids = positions_from_mask(attention_mask)[:, -length:]
+        if position_ids is None:
+            check_length(past + length, context)
+            position_ids = torch.arange(length, device=inputs_embeds.device)[None] + past
+        elif not torch.compiler.is_compiling() and past + length > context:
+            # Padded rows may be shorter than they look; only then is the maximum worth a look.
+            check_length(int(position_ids.max()) + 1, context)
+        return self.embed_positions(position_ids)
+
+
+class LanguageModelMixin:
+    """The forward pass of a language model: token ids to next-token logits and loss.
+
+    The class that takes it makes ``model``, the backbone, and ``lm_head``. (Text generation is a
+    base of its own: transformers looks for its name among a class's direct bases.)
+    """
+
+    config: PreTrainedConfig
+    loss_function: Callable[..., Tensor]
+    model: nn.Module
+    lm_head: nn.Linear
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As :meth:`DecoderMixin.forward`; ``logits`` are (B, T, V).
+
+        ``labels`` (B, T) are the input ids themselves, -100 where nothing is to be learned; the
+        shift to next tokens happens here. ``loss`` is the mean in nats. ``logits_to_keep`` n
+        computes the logits of the last n tokens only (0: all).
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def _asked(argument: bool | None, configured: bool | None) -> bool:
+    return bool(configured if argument is None else argument)
