@@ -1,0 +1,92 @@
+"""The decode state of low-rank attention, as transformers' caches: its size never changes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+from .lowrank import LowRankState
+
+Snapshot = list[tuple[LowRankState | None, int]]
+
+
+class LowRankCacheLayer(CacheLayerMixin):
+    """One attention layer's state. The layer that owns it reads and replaces ``state``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: LowRankState | None = None
+        self.columns = 0  # fed so far, pads included
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the attention layer makes the state, whose size it knows."""
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Raises TypeError: there are no lists of keys and values to add to."""
+        raise TypeError("low-rank attention keeps no list of keys and values to add to")
+
+    def keep(self, state: LowRankState, columns: int) -> None:
+        """``state`` is what is known after ``columns`` more."""
+        self.state, self.columns, self.is_initialized = state, self.columns + columns, True
+
+    def get_seq_length(self) -> int:
+        return self.columns
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.columns + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self.state, self.columns = None, 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes what row ``beam_idx[i]`` was."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.state is not None:
+            self.state = self.state.map(lambda part: part[indices.to(part.device)])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.state is not None:
+            self.state = self.state.map(lambda part: part.repeat_interleave(repeats, dim=0))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raises ValueError: what has been written to a slot cannot be taken out again."""
+        if tokens_to_remove:
+            raise ValueError(
+                "tokens cannot be removed from the state of low-rank attention: take a snapshot() "
+                "before them, and restore() it"
+            )
+
+
+class LumensparkCache(Cache):
+    """The decode state of all layers: k·(2D + 1) + 2·window·2D numbers a head, whatever was read.
+
+    Pass it to ``generate(past_key_values=…)`` or to the model, and again to go on from there.
+    """
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[LowRankCacheLayer() for _ in range(layers)])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return sum(layer.state.nbytes for layer in self.layers if layer.state is not None)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything, for :meth:`restore`: so a guess can be tried and undone."""
+        return [(_copy(layer.state), layer.columns) for layer in self.layers]
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Back to when ``snapshot`` was taken; it can be restored again."""
+        for layer, (state, columns) in zip(self.layers, snapshot, strict=True):
+            layer.state, layer.columns = _copy(state), columns
+
+
+def _copy(state: LowRankState | None) -> LowRankState | None:
+    return None if state is None else state.map(torch.clone)

@@ -1,0 +1,90 @@
+"""The configuration of Lumenspark, a transformer with low-rank layers and low-rank attention."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .lowrank import highest_rank
+
+# What the earlier package of this name (0.1.x) wrote: its attention was dense, whatever its ``k``.
+OLD_KEYS = ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "dropout", "rank")
+
+
+@strict
+class LumensparkConfig(PreTrainedConfig):
+    """What a Lumenspark is made of. Transformers' own names (``hidden_size``, …) work too.
+
+    ``rank`` is that of every linear layer inside the blocks, None: dense; ``module_ranks`` says
+    otherwise for single ones, by their name in the language model
+    (``{"model.layers.0.attention.q_proj": None}``).
+    ``k`` is the number of slots of each head, 0: only the window, None: dense attention.
+    ``window`` is the length of a block in tokens: a token sees its own block and the one before it
+    exactly. ``projection`` says what decides to which slots a token is written: its key
+    (``content``) or its position (``position``).
+    ``layer_scale`` is the first value of the factors on both sublayers' outputs. ``dropout``
+    applies to the embeddings and both sublayers' outputs.
+    """
+
+    model_type = "lumenspark"
+    keys_to_ignore_at_inference = ("past_key_values",)
+    attribute_map = {  # noqa: RUF012
+        "max_position_embeddings": "seq_length",
+        "hidden_size": "embed_dim",
+        "num_hidden_layers": "depth",
+        "num_attention_heads": "heads",
+    }
+
+    seq_length: int = 768
+    vocab_size: int = 50257
+    embed_dim: int = 768
+    depth: int = 8
+    heads: int = 12
+    dropout: float = 1 / 17
+    k: int | None = 64
+    rank: int | None = 256
+    window: int = 64
+    projection: Literal["content", "position"] = "content"
+    layer_scale: float = 0.1
+    module_ranks: dict[str, int | None] | None = None
+    attention_bias: bool = False
+    head_bias: bool = False
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = 50256
+    eos_token_id: int | list[int] | None = 50256
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.embed_dim % self.heads:
+            raise ValueError(f"embed_dim={self.embed_dim} must be a multiple of heads={self.heads}")
+        if self.k is not None and self.k < 0:
+            raise ValueError(f"k={self.k} must be 0 or more, or null for dense attention")
+        if self.window < 1:
+            raise ValueError(f"window={self.window} must be 1 or more")
+        most = highest_rank(self.embed_dim, self.embed_dim)
+        if self.rank is not None and not 1 <= self.rank <= most:
+            raise ValueError(
+                f"rank={self.rank} must be from 1 to {most} for embed_dim={self.embed_dim}, beyond "
+                "which it saves nothing; null makes the layers dense"
+            )
+        # Names the code that transformers copies beside the weights (trust_remote_code).
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "configuration_lumenspark.LumensparkConfig",
+                "AutoModel": "modeling_lumenspark.LumensparkBackbone",
+                "AutoModelForCausalLM": "modeling_lumenspark.LumensparkForCausalLM",
+            },
+        )
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.heads
+
+    def rank_of(self, name: str) -> int | None:
+        """The rank of the linear layer of that name in the language model; None: dense."""
+        return (self.module_ranks or {}).get(name, self.rank)

@@ -1,0 +1,431 @@
+"""Low-rank linear layers, and causal low-rank attention as functions on tensors.
+
+In attention each head keeps K slots for what lies far back, and reads the last blocks of ``window``
+tokens exactly. A token that leaves the window is written to the slots with weights that sum to 1;
+a slot holds the weighted mean of the keys and of the values written to it, and its logit gets the
+logarithm of its weight, so that it counts for as many tokens as it stands for. With one token to a
+slot this is dense attention. (Linformer, Wang et al. 2020, arXiv 2006.04768, made causal; ABC, Peng
+et al. 2022, arXiv 2110.02488, is the family.)
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .lowrank_blocks import EMPTY, block_attention, slot_means
+
+
+class LowRankLinear(nn.Module):
+    """y = (x V) Uᵀ + b: a linear layer through ``rank`` features, r·(in + out) weights.
+
+    Maps (..., in) to (..., out). ``V`` and ``U`` are plain linear layers, so that tools which look
+    for ``nn.Linear`` find them: ``V.weight`` is (R, in), ``U.weight`` is (out, R).
+
+    Raises ValueError for a rank that saves nothing, at or over in·out / (in + out).
+    """
+
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = False) -> None:
+        super().__init__()
+        most = highest_rank(in_features, out_features)
+        if not 1 <= rank <= most:
+            raise ValueError(
+                f"rank {rank} for a layer from {in_features} to {out_features} features: take one "
+                f"from 1 to {most}, beyond which a dense layer has no more weights"
+            )
+        self.in_features = in_features
+        self.out_features = out_features
+        self.rank = rank
+        self.V = nn.Linear(in_features, rank, bias=False)
+        self.U = nn.Linear(rank, out_features, bias=bias)
+        # Where a model draws its weights anew, it meets V and U as layers of their own.
+        self.V.factor_of_rank = self.U.factor_of_rank = rank  # type: ignore[assignment]
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float | None = None) -> None:
+        """Draw the factors anew, so that each weight of the product has the deviation ``std``.
+
+        Unless given, that of a dense ``nn.Linear`` of this shape: 1 / sqrt(3 in).
+        """
+        std = (3 * self.in_features) ** -0.5 if std is None else std
+        nn.init.normal_(self.V.weight, std=factor_std(std, self.rank))
+        nn.init.normal_(self.U.weight, std=factor_std(std, self.rank))
+        if self.U.bias is not None:
+            nn.init.zeros_(self.U.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.U(self.V(hidden))
+
+    def to_dense(self) -> nn.Linear:
+        """The dense layer that computes the same."""
+        weight = self.U.weight @ self.V.weight
+        dense = nn.Linear(self.in_features, self.out_features, self.U.bias is not None)
+        dense = dense.to(weight.device, weight.dtype)
+        with torch.no_grad():
+            dense.weight.copy_(weight)
+            if self.U.bias is not None:
+                dense.bias.copy_(self.U.bias)
+        return dense
+
+    @classmethod
+    @torch.no_grad()
+    def from_dense(cls, linear: nn.Linear, rank: int) -> tuple["LowRankLinear", float]:
+        """The nearest layer of that rank (truncated SVD; Eckart and Young 1936), and its error.
+
+        The error is relative: the norm of the weights' difference over the norm of the weights.
+        """
+        layer = cls(linear.in_features, linear.out_features, rank, linear.bias is not None)
+        layer = layer.to(linear.weight.device, linear.weight.dtype)
+        left, singular, right = torch.linalg.svd(linear.weight.float(), full_matrices=False)
+        root = singular[:rank].sqrt()
+        layer.U.weight.copy_(left[:, :rank] * root)
+        layer.V.weight.copy_(root[:, None] * right[:rank])
+        if linear.bias is not None:
+            layer.U.bias.copy_(linear.bias)
+        total = float(singular.square().sum())
+        error = (float(singular[rank:].square().sum()) / total) ** 0.5 if total else 0.0
+        return layer, error
+
+
+def highest_rank(in_features: int, out_features: int) -> int:
+    """The highest rank whose two factors have fewer weights than the dense layer."""
+    return (in_features * out_features - 1) // (in_features + out_features)
+
+
+def factor_std(std: float, rank: int) -> float:
+    """The deviation of each of two factors whose product has the deviation ``std``.
+
+    An entry of the product is a sum of ``rank`` products of independent entries.
+    """
+    return (std / rank**0.5) ** 0.5
+
+
+# How a token is written to the slots: from its key (B, H, T, D) and its position in its own row's
+# text (1 or B, T) to its weights (B, H, T, K), which are >= 0 and sum to 1. None: no slots.
+Project = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class LowRankState:
+    """What is kept of the tokens seen so far: k·(2D + 1) + 2·window·2D numbers a head.
+
+    ``recent`` (B, H, 2·window, 2D): keys and values of the block that is being filled and of the
+    one before; the token at position p lies at p modulo 2·window. ``slots`` (B, H, K, 2D) and
+    ``weight`` (B, H, K), float32: the sums over all blocks before those two. ``count`` (B,): the
+    tokens seen, which is the next one's position.
+    """
+
+    recent: Tensor
+    slots: Tensor
+    weight: Tensor
+    count: Tensor
+
+    @classmethod
+    def empty(cls, key: Tensor, slot_count: int, window: int) -> "LowRankState":
+        """The state before the first token, for keys like ``key`` (B, H, T, D)."""
+        batch, heads, _, size = key.shape
+        exact = torch.float32
+        return cls(
+            recent=key.new_zeros(batch, heads, 2 * window, 2 * size),
+            slots=key.new_zeros(batch, heads, slot_count, 2 * size, dtype=exact),
+            weight=key.new_zeros(batch, heads, slot_count, dtype=exact),
+            count=key.new_zeros(batch, dtype=torch.long),
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "LowRankState":
+        """The state with ``change`` applied to each tensor (copies, a choice of rows, a device)."""
+        return LowRankState(*(change(getattr(self, field.name)) for field in fields(self)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
+
+
+def naive(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    project: Project | None,
+    window: int,
+    scaling: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The definition: a loop over rows and queries. For tests.
+
+    ``query``, ``key``, ``value`` (B, H, T, D); ``mask`` (B, T) boolean, False at pads. A query in
+    block b of its row's own text attends, in one softmax, to the tokens of block b up to itself,
+    to block b - 1, and to the slots, which hold the blocks before that. Returns (B, H, T, D),
+    zeros at pads.
+    """
+    output = torch.zeros_like(query)
+    for row in range(query.shape[0]):
+        columns = torch.arange(query.shape[2], device=query.device)
+        if mask is not None:
+            columns = columns[mask[row]]
+        q, k, v = (tensor[row : row + 1, :, columns] for tensor in (query, key, value))
+        write = _project(project, k, torch.arange(len(columns), device=query.device)[None])
+        for position, column in enumerate(columns.tolist()):
+            near = max(0, (position // window - 1) * window)
+            written = write[:, :, :near].float()  # (1, H, near, K)
+            sums = written.transpose(-1, -2) @ torch.cat([k, v], -1)[:, :, :near].float()
+            means, log_weight = slot_means(sums, written.sum(2))
+            slot_keys, slot_values = means.to(key.dtype).chunk(2, dim=-1)
+            seen = torch.cat([slot_keys, k[:, :, near : position + 1]], dim=2)
+            scores = (seen * q[:, :, position, None]).sum(-1).float() * scaling
+            scores = torch.cat(
+                [scores[..., : write.shape[-1]] + log_weight, scores[..., write.shape[-1] :]], -1
+            )
+            weights = scores.softmax(-1).to(value.dtype)
+            values = torch.cat([slot_values, v[:, :, near : position + 1]], dim=2)
+            output[row, :, column] = (weights[..., None] * values).sum(2)[0]
+    return output
+
+
+def chunked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    project: Project | None,
+    window: int,
+    scaling: float,
+    mask: Tensor | None = None,
+    state: LowRankState | None = None,
+    keep_state: bool = False,
+) -> tuple[Tensor, LowRankState | None]:
+    """:func:`naive` in O(T·(K + 2·window)·D), for training and for reading a prompt.
+
+    With ``state`` the T tokens go on from it, wherever it ends; ``keep_state`` asks for the state
+    after them. Returns (B, H, T, D), and that state or None.
+    """
+    batch, heads, length, size = query.shape
+    key_value = torch.cat([key, value], dim=-1)
+    if mask is None and state is None and not keep_state:
+        layout = _unpadded_layout(length, window, query.device)
+        rest = layout.blocks * window - length
+        query = functional.pad(query, (0, 0, 0, rest))
+        key_value = functional.pad(key_value, (0, 0, window, rest))
+    else:
+        slot_count = _project(project, key[:, :, :1], key.new_zeros(1, 1).long()).shape[-1]
+        state = LowRankState.empty(key, slot_count, window) if state is None else state
+        layout = _layout(mask, state, length, window)
+        query = _take(query, layout.query_columns)
+        key_value = _take(torch.cat([state.recent, key_value], dim=2), layout.key_columns)
+        key_value = key_value.masked_fill(~layout.present[:, None, :, None], 0.0)
+    written = layout.blocks * window  # the last block is still being read
+    write = _project(project, key_value[:, :, :written, :size], layout.positions[:, :written])
+    write = write.masked_fill(~layout.present[:, None, :written, None], 0.0).to(query.dtype)
+    slot_count = write.shape[-1]
+    if state is None:
+        slots = query.new_zeros(batch, heads, slot_count, 2 * size, dtype=torch.float32)
+        weight = query.new_zeros(batch, heads, slot_count, dtype=torch.float32)
+    else:
+        slots, weight = state.slots, state.weight
+    rows, blocks = batch * heads, layout.blocks
+    output = block_attention(
+        query.reshape(rows, blocks, window, size),
+        key_value.reshape(rows, blocks + 1, window, 2 * size),
+        write.reshape(rows, blocks, window, slot_count),
+        slots.reshape(rows, slot_count, 2 * size),
+        weight.reshape(rows, slot_count),
+        (~layout.present[:, :1]).expand(batch, heads).reshape(rows),
+        scaling,
+    ).view(batch, heads, written, size)
+    if state is None:
+        return output[:, :, :length], None
+    output = _take(output, layout.output_columns)
+    if mask is not None:
+        output = output.masked_fill(~mask[:, None, :, None], 0.0)
+    return output, layout.state_after(state, key_value, write) if keep_state else None
+
+
+def step(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    project: Project | None,
+    window: int,
+    scaling: float,
+    state: LowRankState,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, LowRankState]:
+    """One token more: ``query``, ``key``, ``value`` (B, H, 1, D), ``mask`` (B, 1) False at a pad.
+
+    Time and memory do not depend on how many came before. Without gradients ``state.recent`` is
+    changed in place. Returns (B, H, 1, D) and the state after the token.
+    """
+    size = query.shape[-1]
+    position = state.count  # (B,)
+    columns = torch.arange(2 * window, device=query.device)
+    recent = state.recent.clone() if torch.is_grad_enabled() else state.recent
+    rows, column = torch.arange(len(position), device=query.device), position % (2 * window)
+    token = torch.cat([key, value], dim=-1)[:, :, 0]
+    if mask is not None:
+        token = torch.where(mask[:, :, None], token, recent[rows, :, column])
+    recent[rows, :, column] = token
+
+    age = (position[:, None] - columns) % (2 * window)  # how long ago a column was written
+    visible = age <= torch.minimum(position % window + window, position)[:, None]
+    empty = state.weight < EMPTY
+    weight = state.weight.masked_fill(empty, 1.0)
+    scaled = query * scaling
+    slot_scores = (scaled.float() @ state.slots[..., :size].transpose(-1, -2)) / weight[:, :, None]
+    slot_scores = (slot_scores + weight.log()[:, :, None]).masked_fill(empty[:, :, None], -math.inf)
+    recent_scores = (scaled @ recent[..., :size].transpose(-1, -2)).float()
+    recent_scores = recent_scores.masked_fill(~visible[:, None, None], -math.inf)
+    weights = torch.cat([slot_scores, recent_scores], dim=-1).softmax(-1)
+    slot_weights, recent_weights = weights.split([weight.shape[-1], 2 * window], dim=-1)
+    output = recent_weights.to(value.dtype) @ recent[..., size:]
+    output = output + ((slot_weights / weight[:, :, None]) @ state.slots[..., size:]).to(output)
+    seen = torch.ones_like(position, dtype=torch.bool) if mask is None else mask[:, 0]
+    output = output.masked_fill(~seen[:, None, None, None], 0.0)
+    after = LowRankState(recent, state.slots, state.weight, position + seen)
+    return output, _write_full_blocks(after, seen, project, window)
+
+
+def _write_full_blocks(
+    state: LowRankState, seen: Tensor, project: Project | None, window: int
+) -> LowRankState:
+    """In rows whose newest token filled a block: the one before the one before it to the slots."""
+    count = state.count
+    full = seen & (count % window == 0) & (count >= 2 * window)
+    if not full.any():
+        return state
+    offsets = torch.arange(window, device=count.device)
+    oldest = (count - 2 * window).clamp(min=0)[:, None] + offsets  # (B, window) positions
+    leaving = _take(state.recent, oldest % (2 * window)).float()
+    size = leaving.shape[-1] // 2
+    write = _project(project, leaving[..., :size].to(state.recent.dtype), oldest).float()
+    write = write.masked_fill(~full[:, None, None, None], 0.0)
+    slots = state.slots + write.transpose(-1, -2) @ leaving
+    return LowRankState(state.recent, slots, state.weight + write.sum(2), count)
+
+
+def lowrank_attention_map(
+    query: Tensor,
+    key: Tensor,
+    project: Project | None,
+    window: int,
+    scaling: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """How much each query draws from each token, directly or through the slots: (B, H, T, T).
+
+    A slot's weight is shared among the tokens that were written to it, as they were written. Rows
+    sum to 1 (to 0 at pads), and the map times the values is the attention's output. Takes O(T²).
+    """
+    batch, heads, length, _ = query.shape
+    if mask is None:
+        mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    blocks = positions // window
+    write = _project(project, key, positions).float() * mask[:, None, :, None]
+    slot_scores = query.new_full((*write.shape[:2], length, write.shape[-1]), -math.inf).float()
+    weights = torch.ones_like(slot_scores)
+    sums = key.new_zeros(batch, heads, write.shape[-1], key.shape[-1], dtype=torch.float32)
+    weight = torch.zeros_like(sums[..., 0])
+    for block in range(2, int(blocks.max()) + 1):
+        leaving = write * (blocks == block - 2)[:, None, :, None]
+        sums = sums + leaving.transpose(-1, -2) @ key.float()
+        weight = weight + leaving.sum(2)
+        means, log_weight = slot_means(sums, weight)
+        scores = ((query * scaling) @ means.to(key.dtype).transpose(-1, -2)).float()
+        here = (blocks == block)[:, None, :, None]
+        slot_scores = torch.where(here, scores + log_weight[:, :, None], slot_scores)
+        weights = torch.where(here & (weight >= EMPTY)[:, :, None], weight[:, :, None], weights)
+
+    apart = blocks[:, :, None] - blocks[:, None, :]  # (B, T, T): blocks between query and token
+    direct = (apart <= 1) & (positions[:, :, None] >= positions[:, None, :]) & mask[:, None, :]
+    scores = ((query * scaling) @ key.transpose(-1, -2)).float()
+    scores = scores.masked_fill(~(direct & mask[:, :, None])[:, None], -math.inf)
+    # A pad sees nothing: a row of -inf would give NaN, so it gets any number, and zeros below.
+    scores = scores.masked_fill(~mask[:, None, :, None], 0.0)
+    read, near = (
+        torch.cat([slot_scores, scores], dim=-1).softmax(-1).split([weight.shape[-1], length], -1)
+    )
+    far = (read / weights) @ write.transpose(-1, -2) * (apart > 1)[:, None]
+    return ((near + far) * mask[:, None, :, None]).to(query.dtype)
+
+
+@dataclass
+class _Layout:
+    """Where tokens lie once each row is laid out in the blocks of its own text.
+
+    There is a block of keys before the first block of queries. L = (blocks + 1)·window.
+    """
+
+    blocks: int  # of queries
+    positions: Tensor  # (1 or B, L) each key's position; 0 before the text begins
+    present: Tensor  # (1 or B, L) boolean: there is a token here
+    key_columns: Tensor = field(default_factory=Tensor)  # (B, L) of state.recent, then the new keys
+    query_columns: Tensor = field(default_factory=Tensor)  # (B, blocks·window) of the new queries
+    output_columns: Tensor = field(default_factory=Tensor)  # (B, T) of the blocks' output
+    first_position: Tensor = field(default_factory=Tensor)  # (B,) of the first key; may be negative
+    end: Tensor = field(default_factory=Tensor)  # (B,) tokens seen in all
+    window: int = 0
+
+    def state_after(self, state: LowRankState, key_value: Tensor, write: Tensor) -> LowRankState:
+        """The state at ``end``, from keys and values (B, H, L, 2D) and write weights in blocks."""
+        window, end = self.window, self.end[:, None]
+        filling = end // window  # the block that the next token lies in
+        place = torch.arange(self.blocks * window, device=end.device)
+        in_slots = self.first_position[:, None] + place < (filling - 1) * window
+        write = write.float() * in_slots[:, None, :, None]
+        slots = write.transpose(-1, -2) @ key_value[:, :, : len(place)].float()
+        columns = torch.arange(2 * window, device=end.device)
+        oldest = (filling - 1) * window
+        positions = oldest + (columns - oldest) % (2 * window)  # (B, 2·window)
+        kept = (positions >= 0) & (positions < end)
+        places = (positions - self.first_position[:, None]).clamp(0, key_value.shape[2] - 1)
+        recent = _take(key_value, places).masked_fill(~kept[:, None, :, None], 0.0)
+        return LowRankState(recent, state.slots + slots, state.weight + write.sum(2), self.end)
+
+
+def _unpadded_layout(length: int, window: int, device: torch.device) -> _Layout:
+    """Every row is ``length`` tokens from position 0 on."""
+    blocks = -(-length // window)
+    positions = torch.arange(-window, blocks * window, device=device)[None]
+    present = (positions >= 0) & (positions < length)
+    return _Layout(blocks, positions.clamp(min=0), present)
+
+
+def _layout(mask: Tensor | None, state: LowRankState, length: int, window: int) -> _Layout:
+    """Rows that begin where ``state`` ends and hold the tokens that ``mask`` (B, T) names."""
+    begin, device = state.count[:, None], state.count.device
+    if mask is None:
+        mask = torch.ones(len(begin), length, dtype=torch.bool, device=device)
+    order = (~mask).long().argsort(dim=1, stable=True)  # the columns of a row's tokens, then pads
+    end = begin + mask.sum(1, keepdim=True)
+    first_block = begin // window
+    blocks = -(-(length + window - 1) // window)  # wherever in its block a row begins
+    first = (first_block - 1) * window
+    positions = first + torch.arange((blocks + 1) * window, device=device)
+    number = positions - begin  # among the new tokens; negative: one of the state's
+    new_columns = order.gather(1, number.clamp(0, length - 1))
+    return _Layout(
+        blocks=blocks,
+        positions=positions.clamp(min=0),
+        present=(positions >= 0) & (positions < end),
+        key_columns=torch.where(number < 0, positions % (2 * window), 2 * window + new_columns),
+        query_columns=new_columns[:, window:],
+        output_columns=(begin + mask.long().cumsum(1) - 1 - first - window).clamp(min=0),
+        first_position=first[:, 0],
+        end=end[:, 0],
+        window=window,
+    )
+
+
+def _take(tensor: Tensor, columns: Tensor) -> Tensor:
+    """Of (B, H, S, C) the ``columns`` (B, T) of each row: (B, H, T, C)."""
+    return tensor.take_along_dim(columns[:, None, :, None], dim=2)
+
+
+def _project(project: Project | None, key: Tensor, positions: Tensor) -> Tensor:
+    if project is None:
+        return key.new_zeros(*key.shape[:3], 0)
+    write = project(key, positions)
+    return write.expand(key.shape[0], *write.shape[1:])

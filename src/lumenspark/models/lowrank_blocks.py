@@ -1,0 +1,212 @@
+"""Causal low-rank attention on whole blocks of tokens: the fast path, with its own backward pass.
+
+The sequence is walked through in segments of a few blocks, small enough for a processor's cache.
+The forward pass keeps its inputs, its output and the slots at the beginning of each segment; the
+backward pass walks the segments from the last to the first and computes the weights anew, as
+flash attention does (Dao et al. 2022, arXiv 2205.14135). So memory is O(n·(d + k)), and no tensor
+is larger than a segment's scores.
+
+Shapes: N rows (batch times heads), G blocks of ``w`` queries, D features, K slots. There is one
+block of keys more than of queries: the one before the first. Keys and values lie side by side,
+(..., 2D), so that one product writes both to the slots.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A slot into which less than this has been written counts as empty. (A token has weight 1.)
+EMPTY = 1e-20
+# Scores of one segment: 2 MiB of float32 on a processor, so that they stay in its cache (measured:
+# docs/log.md); a graphics card wants large products instead.
+SCORES_PER_SEGMENT = {"cpu": 2**19, "other": 2**26}
+
+
+def block_attention(
+    query: Tensor,
+    key_value: Tensor,
+    write: Tensor,
+    slots: Tensor,
+    weight: Tensor,
+    first: Tensor,
+    scaling: float,
+    segment: int | None = None,
+) -> Tensor:
+    """Attention of each block's queries to their block, the one before it, and the slots.
+
+    ``query`` (N, G, w, D); ``key_value`` (N, G + 1, w, 2D); ``write`` (N, G, w, K), the weights
+    with which all blocks of keys but the last are written to the slots (zeros: not written);
+    ``slots`` (N, K, 2D) and ``weight`` (N, K), float32: the sums before the first block;
+    ``first`` (N,) boolean: the first block of keys is not there.
+
+    Returns (N, G, w, D). ``segment`` is the number of blocks that are computed at once.
+    """
+    if segment is None:
+        rows, _, width, _ = query.shape
+        scores = rows * width * (write.shape[-1] + 2 * width)
+        kind = "cpu" if query.device.type == "cpu" else "other"
+        segment = max(1, SCORES_PER_SEGMENT[kind] // scores)
+    output: Tensor = _BlockAttention.apply(
+        query, key_value, write, slots, weight, first, scaling, segment
+    )
+    return output
+
+
+def slot_means(sums: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What the slots hold, and what is added to their logits.
+
+    ``sums`` (..., K, C) of what was written, ``weight`` (..., K) that it was written with. Returns
+    the means (..., K, C), zero where a slot is empty, and the logarithm of the weight (..., K),
+    -inf where it is empty; both with clean gradients.
+    """
+    empty = weight < EMPTY
+    weight = weight.masked_fill(empty, 1.0)
+    means = (sums / weight[..., None]).masked_fill(empty[..., None], 0.0)
+    return means, weight.log().masked_fill(empty, -math.inf)
+
+
+class _Segment:
+    """What a segment's forward and backward pass both need."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key_value: Tensor,
+        write: Tensor,
+        slots: Tensor,
+        weight: Tensor,
+        first: Tensor | None,
+        scaling: float,
+    ) -> None:
+        width, slot_count = query.shape[2], write.shape[-1]
+        written = key_value[:, :-1]
+        sums = _running_sums(slots, write.transpose(-1, -2) @ written)  # (N, G + 1, K, 2D)
+        weights = _running_sums(weight, write.sum(2, dtype=torch.float32))
+        self.slots_after, self.weight_after = sums[:, -1], weights[:, -1]
+        self.weight = weights[:, :-1]
+        means, log_weight = slot_means(sums[:, :-1], self.weight)
+        self.keys_values = torch.cat([means.to(query.dtype), written, key_value[:, 1:]], dim=2)
+        self.keys, self.values = self.keys_values.chunk(2, dim=-1)
+
+        scores = ((query * scaling) @ self.keys.transpose(-1, -2)).float()  # (N, G, w, K + 2w)
+        scores[..., :slot_count] += log_weight[:, :, None]
+        later = torch.full((width, width), -math.inf, device=query.device).triu(1)
+        scores[..., slot_count + width :] += later
+        if first is not None:
+            before = scores[:, 0, :, slot_count : slot_count + width]
+            before.masked_fill_(first[:, None, None], -math.inf)
+        self.weights = scores.softmax(dim=-1)
+
+
+def _running_sums(start: Tensor, parts: Tensor) -> Tensor:
+    """(N, G + 1, …) float32: ``start``, then ``start`` and all ``parts`` (N, G, …) up to each."""
+    sums = start.new_empty(parts.shape[0], parts.shape[1] + 1, *parts.shape[2:])
+    sums[:, 0] = start
+    for block in range(parts.shape[1]):  # torch's cumsum over this dimension is many times slower
+        torch.add(sums[:, block], parts[:, block], out=sums[:, block + 1])
+    return sums
+
+
+def _sums_from_behind(end: Tensor, parts: Tensor) -> Tensor:
+    """(N, G + 1, …) float32: all ``parts`` (N, G, …) from each on and ``end``; last, ``end``."""
+    sums = end.new_empty(parts.shape[0], parts.shape[1] + 1, *parts.shape[2:])
+    sums[:, -1] = end
+    for block in reversed(range(parts.shape[1])):
+        torch.add(sums[:, block + 1], parts[:, block], out=sums[:, block])
+    return sums
+
+
+class _BlockAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key_value: Tensor,
+        write: Tensor,
+        slots: Tensor,
+        weight: Tensor,
+        first: Tensor,
+        scaling: float,
+        segment: int,
+    ) -> Tensor:
+        output = torch.empty_like(query)
+        starts = []
+        for begin in range(0, query.shape[1], segment):
+            end = min(begin + segment, query.shape[1])
+            starts += [slots, weight]
+            part = _Segment(
+                query[:, begin:end],
+                key_value[:, begin : end + 1],
+                write[:, begin:end],
+                slots,
+                weight,
+                first if begin == 0 else None,
+                scaling,
+            )
+            output[:, begin:end] = part.weights.to(query.dtype) @ part.values
+            slots, weight = part.slots_after, part.weight_after
+        ctx.save_for_backward(query, key_value, write, first, output, *starts)
+        ctx.scaling, ctx.segment = scaling, segment
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        query, key_value, write, first, output, *starts = ctx.saved_tensors
+        width, slot_count = query.shape[2], write.shape[-1]
+        grad_query = torch.empty_like(query)
+        grad_key_value = torch.zeros_like(key_value)
+        grad_write = torch.empty_like(write)
+        grad_slots, grad_weight = torch.zeros_like(starts[0]), torch.zeros_like(starts[1])
+        for begin in reversed(range(0, query.shape[1], ctx.segment)):
+            end = min(begin + ctx.segment, query.shape[1])
+            queries, grads = query[:, begin:end], grad_output[:, begin:end]
+            written, writes = key_value[:, begin:end], write[:, begin:end]
+            slots, weight = starts[2 * (begin // ctx.segment) :][:2]
+            part = _Segment(
+                queries,
+                key_value[:, begin : end + 1],
+                writes,
+                slots,
+                weight,
+                first if begin == 0 else None,
+                ctx.scaling,
+            )
+            # Through the softmax, to what it was made of.
+            grad_scores = (grads @ part.values.transpose(-1, -2)).float()
+            grad_scores -= (grads * output[:, begin:end]).sum(-1, keepdim=True, dtype=torch.float32)
+            grad_scores *= part.weights
+            scores_here = grad_scores.to(query.dtype) * ctx.scaling
+            grad_query[:, begin:end] = scores_here @ part.keys
+            grad_read = torch.cat(  # of what the queries read: slots, block before, own block
+                [
+                    scores_here.transpose(-1, -2) @ queries,
+                    part.weights.to(query.dtype).transpose(-1, -2) @ grads,
+                ],
+                dim=-1,
+            )
+            grad_key_value[:, begin:end] += grad_read[..., slot_count : slot_count + width, :]
+            grad_key_value[:, begin + 1 : end + 1] += grad_read[..., slot_count + width :, :]
+
+            # Through the means to the sums, and through the sums to what was written.
+            empty = part.weight < EMPTY
+            weights = part.weight.masked_fill(empty, 1.0)
+            grad_means = grad_read[..., :slot_count, :].float()
+            means = torch.cat(
+                [part.keys[..., :slot_count, :], part.values[..., :slot_count, :]], -1
+            )
+            grad_weights = grad_scores[..., :slot_count].sum(2) - (grad_means * means).sum(-1)
+            grad_sums = _sums_from_behind(
+                grad_slots, (grad_means / weights[..., None]).masked_fill_(empty[..., None], 0.0)
+            )
+            grad_weights = _sums_from_behind(
+                grad_weight, (grad_weights / weights).masked_fill_(empty, 0.0)
+            )
+            grad_slots, grad_weight = grad_sums[:, 0], grad_weights[:, 0]
+            grad_parts = grad_sums[:, 1:].to(query.dtype)
+            grad_write[:, begin:end] = written @ grad_parts.transpose(-1, -2)
+            grad_write[:, begin:end] += grad_weights[:, 1:, None]
+            grad_key_value[:, begin:end] += writes @ grad_parts
+        return grad_query, grad_key_value, grad_write, grad_slots, grad_weight, None, None, None

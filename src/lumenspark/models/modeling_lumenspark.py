@@ -1,0 +1,293 @@
+"""Lumenspark: low-rank linear layers, causal low-rank attention, LayerNorm, LayerScale, GELU."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import dense_attention
+from .cache import LumensparkCache
+from .configuration_lumenspark import LumensparkConfig
+from .decoder import DecoderMixin, LanguageModelMixin
+from .generation import TextGenerationMixin
+from .layers import LayerScale
+from .lowrank import (
+    LowRankLinear,
+    LowRankState,
+    chunked,
+    factor_std,
+    lowrank_attention_map,
+    step,
+)
+
+
+def make_linear(
+    config: LumensparkConfig, name: str, in_features: int, out_features: int, bias: bool = False
+) -> nn.Module:
+    """The linear layer called ``name``: low-rank, or dense where the config gives it no rank."""
+    rank = config.rank_of(name)
+    if rank is None:
+        return nn.Linear(in_features, out_features, bias)
+    return LowRankLinear(in_features, out_features, rank, bias)
+
+
+class LumensparkAttention(nn.Module):
+    """Multi-head causal self-attention: (B, T, E) to (B, T, E). Low-rank, or dense for k=None."""
+
+    def __init__(self, config: LumensparkConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        self.is_causal = True  # read by transformers' sdpa when it is given no mask
+        name, width = f"model.layers.{layer_idx}.attention", config.embed_dim
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            make_linear(config, f"{name}.{part}", width, width, config.attention_bias)
+            for part in ("q_proj", "k_proj", "v_proj", "o_proj")
+        )
+        if config.k and config.projection == "content":  # (H, D, K)
+            self.write = nn.Parameter(torch.empty(config.heads, config.head_dim, config.k))
+        elif config.k:  # (H, seq_length, K)
+            self.write = nn.Parameter(torch.empty(config.heads, config.seq_length, config.k))
+
+    def project(self, key: Tensor, positions: Tensor) -> Tensor:
+        """To which slots tokens are written: (B, H, T, K), from keys (B, H, T, D), positions.
+
+        ``positions`` (1 or B, T). Rows sum to 1.
+        """
+        if self.config.projection == "content":
+            return (key @ self.write.to(key.dtype)).softmax(dim=-1)
+        return self.write[:, positions].transpose(0, 1).softmax(dim=-1)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Any,
+        past_key_values: Cache | None,
+        output_attentions: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """``attention_mask`` is (B, T) boolean, False at pads (for k=None: as for dense attention).
+
+        Returns the output (B, T, E) and, when asked for, the weights (B, H, T, T).
+        """
+        query, key, value = (
+            projection(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.config.k is None:
+            if past_key_values is not None:
+                key, value = past_key_values.update(key, value, self.layer_idx)
+            output, weights = dense_attention(
+                self, query, key, value, attention_mask, 0.0, output_attentions
+            )
+            return self.o_proj(output.flatten(2)), weights
+        output, weights = self._low_rank(
+            query, key, value, attention_mask, past_key_values, output_attentions
+        )
+        return self.o_proj(output.transpose(1, 2).flatten(2)), weights
+
+    def _low_rank(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        past_key_values: Cache | None,
+        output_attentions: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output (B, H, T, D), and the weights when asked for; ``past_key_values`` goes on."""
+        settings: dict[str, Any] = {
+            "project": self.project if self.config.k else None,
+            "window": self.config.window,
+            "scaling": self.scaling,
+            "mask": mask,
+        }
+        layer = None if past_key_values is None else past_key_values.layers[self.layer_idx]
+        if output_attentions and layer is not None and layer.get_seq_length():
+            raise ValueError(
+                "the weights on tokens that are known by the cache alone cannot be computed: give "
+                "the whole text, or use_cache=False"
+            )
+        if layer is None:
+            output, _ = chunked(query, key, value, **settings)
+        else:
+            state: LowRankState | None = layer.state
+            if state is not None and query.shape[2] == 1:
+                output, state = step(query, key, value, state=state, **settings)
+            else:
+                output, state = chunked(query, key, value, state=state, keep_state=True, **settings)
+            layer.keep(state, query.shape[2])
+        weights = lowrank_attention_map(query, key, **settings) if output_attentions else None
+        return output, weights
+
+
+class LumensparkFeedForward(nn.Module):
+    """W2 gelu(W1 x): (..., E) to (..., E) through 4·E units."""
+
+    def __init__(self, config: LumensparkConfig, layer_idx: int) -> None:
+        super().__init__()
+        name, width = f"model.layers.{layer_idx}.feed_forward", config.embed_dim
+        self.up_proj = make_linear(config, f"{name}.up_proj", width, 4 * width)
+        self.down_proj = make_linear(config, f"{name}.down_proj", 4 * width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.down_proj(functional.gelu(self.up_proj(hidden)))
+
+
+class LumensparkBlock(GradientCheckpointingLayer):
+    """One pre-normalised block, each sublayer scaled and added to the residual stream."""
+
+    def __init__(self, config: LumensparkConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.attention_norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.attention = LumensparkAttention(config, layer_idx)
+        self.attention_scale = LayerScale(config.embed_dim, config.layer_scale)
+        self.feed_forward_norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.feed_forward = LumensparkFeedForward(config, layer_idx)
+        self.feed_forward_scale = LayerScale(config.embed_dim, config.layer_scale)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        attention_mask: Any = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        attended, weights = self.attention(
+            self.attention_norm(hidden), attention_mask, past_key_values, output_attentions
+        )
+        dropout = self.config.dropout
+        attended = functional.dropout(attended, dropout, self.training)
+        hidden = hidden + self.attention_scale(attended)
+        transformed = self.feed_forward(self.feed_forward_norm(hidden))
+        transformed = functional.dropout(transformed, dropout, self.training)
+        return hidden + self.feed_forward_scale(transformed), weights
+
+
+class LumensparkPreTrainedModel(PreTrainedModel):
+    config_class = LumensparkConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ("LumensparkBlock",)
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # What was written to a slot cannot be taken out again, so no guessing ahead in generate().
+    _is_stateful = True
+    # Transformers looks for the attention interface in this file; it is used in attention.py.
+    _can_set_attn_implementation_cached_value = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal weights, in low-rank layers such that their product is as in a dense one.
+
+        Transformers calls this with each module, but for those that hold no weights of their own.
+        """
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            rank = getattr(module, "factor_of_rank", None)
+            init.normal_(module.weight, mean=0.0, std=factor_std(std, rank) if rank else std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, LayerScale):
+            init.constant_(module.scale, module.initial)
+        elif isinstance(module, LumensparkAttention) and self.config.k:
+            init.normal_(module.write, mean=0.0, std=1.0)  # slots that differ from the start
+
+
+class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
+    """Token ids to the last hidden states; no head. This is what ``AutoModel`` finds."""
+
+    def __init__(self, config: LumensparkConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.embed_positions = nn.Embedding(config.seq_length, config.embed_dim)
+        self.layers = nn.ModuleList(LumensparkBlock(config, index) for index in range(config.depth))
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def new_cache(self) -> Cache:
+        """What the blocks keep of the tokens seen so far: of constant size, unless k is None."""
+        if self.config.k is None:
+            return DynamicCache(config=self.config)
+        return LumensparkCache(self.config.depth)
+
+    def attention_mask(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None,
+        position_ids: Tensor | None,
+    ) -> Any:
+        """(B, T) boolean, False at pads, or None where there are none (k=None: a dense mask).
+
+        Raises ValueError for masks of other shapes and for caches that low-rank attention cannot
+        use.
+        """
+        if self.config.k is None:
+            return super().attention_mask(
+                inputs_embeds, attention_mask, past_key_values, position_ids
+            )
+        if past_key_values is not None and not isinstance(past_key_values, LumensparkCache):
+            raise ValueError(
+                f"low-rank attention keeps its state in a LumensparkCache, not in a "
+                f"{type(past_key_values).__name__}: use model.model.new_cache()"
+            )
+        if attention_mask is None:
+            return None
+        if attention_mask.ndim != 2:
+            raise ValueError(
+                "low-rank attention takes a mask of shape (batch, tokens), not of "
+                f"{attention_mask.ndim} dimensions"
+            )
+        return attention_mask[:, -inputs_embeds.shape[1] :].bool()
+
+
+class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkPreTrainedModel):
+    """Lumenspark with its output layer: token ids to next-token logits, loss, and text.
+
+    The document's name for it is ``LumensparkModel``, which is an alias.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: LumensparkConfig) -> None:
+        super().__init__(config)
+        self.model = LumensparkBackbone(config)
+        self.lm_head = nn.Linear(config.embed_dim, config.vocab_size, bias=config.head_bias)
+        self.post_init()
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Transformers' own would make a cache that grows."""
+        asked = generation_config.use_cache and self.config.k is not None
+        if asked and model_kwargs.get("past_key_values") is None:
+            if generation_config.cache_implementation is not None:
+                raise ValueError(
+                    f"cache_implementation={generation_config.cache_implementation!r}: low-rank "
+                    "attention has one of its own, so leave this out"
+                )
+            model_kwargs["past_key_values"] = cast(LumensparkBackbone, self.model).new_cache()
+            return None
+        return super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, *args, **kwargs
+        )
+
+
+LumensparkConfig.register_for_auto_class()
+LumensparkBackbone.register_for_auto_class("AutoModel")
+LumensparkForCausalLM.register_for_auto_class("AutoModelForCausalLM")
