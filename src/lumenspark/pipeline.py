@@ -18,7 +18,12 @@ from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import describe, store
 from lumenspark.files import write_json
 from lumenspark.loading import load, quiet_transformers
-from lumenspark.models import LumiereConfig, LumiereForCausalLM
+from lumenspark.models import (
+    LumensparkConfig,
+    LumensparkForCausalLM,
+    LumiereConfig,
+    LumiereForCausalLM,
+)
 from lumenspark.training.checkpoint import checkpoint_step
 from lumenspark.training.curves import draw_curves
 from lumenspark.training.device import (
@@ -40,6 +45,11 @@ from lumenspark.training.text import (
 )
 from lumenspark.training.tracking import tracker_module
 
+LanguageModel = LumiereForCausalLM | LumensparkForCausalLM
+MODELS: dict[str, tuple[type, type[LanguageModel]]] = {
+    "lumiere": (LumiereConfig, LumiereForCausalLM),
+    "lumenspark": (LumensparkConfig, LumensparkForCausalLM),
+}
 BUDGET_MARGIN = 0.97  # of the time that is left: steps are not all equally long
 
 
@@ -139,14 +149,15 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
 
     No text is read: the windows are random, and the vocabulary as large as the recipe asks.
     """
-    context = recipe.model.max_position_embeddings
-    model = _model_of(recipe, vocab_size=recipe.tokenizer.vocab_size)
+    context = recipe.model.context
+    no_tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    model = _model_of(recipe, vocab_size=recipe.tokenizer.vocab_size, **no_tokens)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if recipe.budget:
         return parameters, parse_duration(recipe.budget)
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.train.precision, device)
-    model.to(device).train().set_attn_implementation(attention_for(device))
+    model.to(device).train().set_attn_implementation(attention_for(device, context))
     loss = make_loss(model, device, bf16=precision == "bf16")
     windows = torch.randint(
         recipe.tokenizer.vocab_size, (recipe.train.batch_size, context + 1), device=device
@@ -174,13 +185,13 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
         tokenizer = load_tokenizer(recipe.init_from)
         model, recipe = _model_to_go_on_from(recipe)
     else:
-        context = recipe.model.max_position_embeddings
+        context = recipe.model.context
         if recipe.tokenizer.name:
             tokenizer = load_tokenizer(recipe.tokenizer.name)
         else:
             tokenizer = to_transformers(tokens.tokenizer, context)
         model = new_model(recipe, tokenizer, tokens.vocab_size)
-    model.set_attn_implementation(attention_for(recipe.device))
+    model.set_attn_implementation(attention_for(recipe.device, recipe.model.context))
     counts = {name: f"{len(split.ids):,}" for name, split in tokens.splits.items()}
     reporter.say(
         f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} parameters on "
@@ -192,7 +203,7 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
     return Setup(recipe, corpus, tokens, tokenizer, model.to(recipe.device))
 
 
-def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LumiereForCausalLM:
+def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LanguageModel:
     """A model with fresh weights, determined by the recipe's seed, for ids below vocab_size."""
     torch.manual_seed(recipe.seed)
     return _model_of(
@@ -204,11 +215,11 @@ def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LumiereForCaus
     )
 
 
-def _model_of(recipe: Recipe, **tokens: int | None) -> LumiereForCausalLM:
+def _model_of(recipe: Recipe, **tokens: int | None) -> LanguageModel:
     architecture = asdict(recipe.model)
-    del architecture["family"]
+    config_class, model_class = MODELS[architecture.pop("family")]
     try:
-        return LumiereForCausalLM(LumiereConfig(**architecture, **tokens))
+        return model_class(config_class(**architecture, **tokens))
     except ValueError as error:
         raise UserError(f"recipe {recipe.name}: {error}") from error
 
@@ -262,7 +273,7 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
     model, tokenizer = load(str(run.checkpoint("best")), device=recipe.device)
     split = "test" if "test" in setup.tokens.splits else "validation"
     for protocol in ("card", "strided"):
-        context = recipe.model.max_position_embeddings
+        context = recipe.model.context
         figures = evaluate(
             model, tokenizer, setup.corpus, split=split, protocol=protocol, context=context
         )
@@ -304,12 +315,14 @@ def _concrete(recipe: Recipe) -> Recipe:
     return with_overrides(with_full_names(recipe), choices)
 
 
-def _model_to_go_on_from(recipe: Recipe) -> tuple[LumiereForCausalLM, Recipe]:
+def _model_to_go_on_from(recipe: Recipe) -> tuple[LanguageModel, Recipe]:
     """The weights that ``init_from`` names, and the recipe with their architecture in it."""
     model, _ = load(str(recipe.init_from))
-    if not isinstance(model, LumiereForCausalLM):
+    family = recipe.model.family
+    if not isinstance(model, MODELS[family][1]):
         raise UserError(
-            f"init_from must name a Lumiére, and {recipe.init_from} is a {type(model).__name__}"
+            f"init_from must name a model of the recipe's family, {family}, and "
+            f"{recipe.init_from} is a {type(model).__name__}"
         )
     model.config.dropout = recipe.model.dropout
     fields = set(asdict(recipe.model)) - {"family"}

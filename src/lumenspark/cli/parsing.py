@@ -24,7 +24,7 @@ def parse(kind: Callable[..., T], verb: str, arguments: list[str], about: str | 
         prog=f"lumenspark {verb}",
         description=about,
         args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
     )
 
 

@@ -25,7 +25,7 @@ def _show() -> None:
             name,
             recipe.data,
             f"{parameters:,}",
-            str(recipe.model.max_position_embeddings),
+            str(recipe.model.context),
             f"{seconds / 60:.1f} min" + (" (its budget)" if recipe.budget else ""),
         )
     Console(highlight=False).print(table)

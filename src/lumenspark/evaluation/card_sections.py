@@ -17,10 +17,10 @@ from lumenspark.evaluation.run_files import RunFiles
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # The names under which configs of transformers give the same dimension.
 CONFIG_NAMES = {
-    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
-    "heads": ("num_attention_heads", "n_head", "num_heads"),
-    "hidden": ("hidden_size", "n_embd", "d_model"),
-    "context": ("max_position_embeddings", "n_positions", "max_seq_len"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers", "depth"),
+    "heads": ("num_attention_heads", "n_head", "num_heads", "heads"),
+    "hidden": ("hidden_size", "n_embd", "d_model", "embed_dim"),
+    "context": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
     "feed_forward": ("intermediate_size", "n_inner"),
     "dropout": ("dropout", "resid_pdrop"),
 }
@@ -54,9 +54,28 @@ def core(files: RunFiles) -> str:
             ("Context Length", _unit(sizes["context"], "tokens")),
             ("Feed-forward Dimension", _feed_forward(files, sizes["feed_forward"])),
             ("Key/Value Dimensions", _unit(head_dim, "each")),
+            ("Linear Layers", _linear_layers(files.config)),
+            ("Attention", _attention(files.config)),
             ("Dropout", _unit(sizes["dropout"])),
         )
     )
+
+
+def _linear_layers(config: dict[str, Any]) -> str | None:
+    """Of families that have a rank: which."""
+    if "rank" not in config:
+        return None
+    return "dense" if config["rank"] is None else f"two factors of rank {config['rank']} each"
+
+
+def _attention(config: dict[str, Any]) -> str | None:
+    """Of families that have slots: what each head sees."""
+    if "k" not in config:
+        return None
+    if config["k"] is None:
+        return "dense"
+    slots = f"{config['k']} slots a head, written to by {config['projection']}"
+    return f"blocks of {config['window']} tokens, and {slots}"
 
 
 def _feed_forward(files: RunFiles, configured: int | None) -> str | None:

@@ -41,6 +41,31 @@ FAMILIES = {
             ("Position Encoding", "Learned positional embeddings"),
         ),
     ),
+    "lumenspark": Family(
+        name="Lumenspark",
+        improvements=(
+            ("Low-rank layers", "Linear layers through a few features, W ≈ U Vᵀ"),
+            (
+                "Low-rank attention",
+                "What lies far back is held in a fixed number of slots, so that time grows in a "
+                "straight line with the text and the decode state not at all",
+            ),
+            ("Prenormalization and LayerScale", "LayerNorm before each sublayer, learned factors"),
+        ),
+        strengths=(
+            ("Long Texts", "Memory while writing does not grow with the text"),
+            (
+                "Interpretability",
+                "Returns attention weights from token to token (`output_attentions`), also through "
+                "the slots",
+            ),
+        ),
+        components=(
+            ("Attention Mechanism", "Multi-head causal self-attention"),
+            ("Activation", "GELU in factorized feed-forward networks"),
+            ("Position Encoding", "Learned positional embeddings"),
+        ),
+    ),
 }
 
 

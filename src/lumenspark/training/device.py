@@ -11,6 +11,7 @@ from lumenspark.errors import UserError
 
 COMPILE_FROM_SECONDS = 90.0  # a cold compile takes about 30 s; below this it may not pay
 COMPILE_FROM_STEPS = 500
+MATMUL_TO_CONTEXT = 512  # tokens; beyond, torch's fused attention is the faster one everywhere
 
 
 def choose_device(asked: str) -> str:
@@ -65,9 +66,9 @@ def has_compiler(device: str) -> bool:
     return any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "cl"]))
 
 
-def attention_for(device: str) -> str:
-    """The attention implementation that trains fastest on short windows."""
-    return "matmul" if device == "cpu" else "sdpa"
+def attention_for(device: str, context: int) -> str:
+    """The dense attention that trains fastest on windows of ``context`` tokens."""
+    return "matmul" if device == "cpu" and context <= MATMUL_TO_CONTEXT else "sdpa"
 
 
 def prepare_process(device: str, threads: int | None, cache: Path) -> None:

@@ -87,7 +87,7 @@ class Trainer:
         self.model = model
         self.tokenizer = tokenizer
         self.reporter = reporter
-        self.context = recipe.model.max_position_embeddings
+        self.context = recipe.model.context
         self.windows = TrainingWindows(tokens.splits["train"].ids, self.context, recipe.seed)
         self.validation = tokens.splits["validation"]
         self.parameters = list(model.parameters())

@@ -47,7 +47,7 @@ class TokenizerOptions:
 
 
 @dataclass
-class ModelOptions:
+class LumiereOptions:
     """The architecture. The vocabulary size comes from the tokenizer."""
 
     family: Literal["lumiere"] = "lumiere"
@@ -64,6 +64,51 @@ class ModelOptions:
     """Context length in tokens."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """On embeddings, attention weights and both sublayers' outputs, in training."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model sees at once."""
+        return self.max_position_embeddings
+
+
+@dataclass
+class LumensparkOptions:
+    """The architecture. The vocabulary size comes from the tokenizer."""
+
+    family: Literal["lumenspark"] = "lumenspark"
+    """Which model family."""
+    embed_dim: Positive = 768
+    """Width of the embeddings and of the residual stream."""
+    depth: Positive = 8
+    """Blocks."""
+    heads: Positive = 12
+    """Attention heads in each block."""
+    rank: Positive | None = 256
+    """Rank of the linear layers inside the blocks; null: dense."""
+    k: Count | None = 64
+    """Slots of each head for what lies before the window; 0: none; null: dense attention."""
+    window: Positive = 64
+    """A token sees the block of so many tokens that it lies in, and the one before, exactly."""
+    projection: Literal["content", "position"] = "content"
+    """What decides to which slots a token is written: its key or its position."""
+    seq_length: Annotated[int, Ge(9)] = 768
+    """Context length in tokens."""
+    layer_scale: Annotated[float, Gt(0)] = 0.1
+    """First value of the learned factors on both sublayers' outputs."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 1 / 17
+    """On embeddings and both sublayers' outputs, in training."""
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model sees at once."""
+        return self.seq_length
+
+
+ModelOptions = LumiereOptions | LumensparkOptions
+FAMILIES: dict[str, type[ModelOptions]] = {
+    "lumiere": LumiereOptions,
+    "lumenspark": LumensparkOptions,
+}
 
 
 @dataclass
@@ -148,7 +193,7 @@ class Recipe:
     """Weights (and tokenizer) to start from: a run, a folder or a hub id."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     tokenizer: TokenizerOptions = field(default_factory=TokenizerOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
+    model: ModelOptions = field(default_factory=LumiereOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
 
@@ -156,7 +201,7 @@ class Recipe:
     def tokens_per_step(self) -> int:
         """Predictions that one optimizer step learns from."""
         windows = self.train.batch_size * self.train.accumulation
-        return windows * self.model.max_position_embeddings
+        return windows * self.model.context
 
 
 def recipe_names() -> list[str]:
@@ -201,15 +246,20 @@ def recipe_from(content: Any, source: str) -> Recipe:
 
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: a recipe is a mapping of keys to values")
-    _check_keys(content, asdict(Recipe()), source, prefix="")
+    family = _family(content, source)
+    _check_keys(content, asdict(Recipe(model=family())), source, prefix="")
+    if isinstance(content.get("model"), Mapping):
+        content = {**content, "model": {"family": family().family, **content["model"]}}
     if isinstance(content.get("budget"), int | float):  # 300 is as good as "300"
         content = {**content, "budget": str(content["budget"])}
     adapter = TypeAdapter(Recipe)
     try:
         recipe = adapter.validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # An error inside a model's options is there once for each family, with its class's name.
+        others = {options.__name__ for options in FAMILIES.values()} - {family.__name__}
+        first = next(e for e in error.errors() if others.isdisjoint(e["loc"]))
+        key = ".".join(str(part) for part in first["loc"] if part != family.__name__)
         raise UserError(
             f"{source}: {key} = {first['input']!r} is wrong: {_lower_first(first['msg'])}"
         ) from error
@@ -247,6 +297,19 @@ def parse_duration(text: str, source: str = "budget") -> float:
     if seconds <= 0:
         raise UserError(f"{source}: a budget is a time such as 90s, 5m or 1h, not {text!r}")
     return seconds
+
+
+def _family(content: Mapping[str, Any], source: str) -> type[ModelOptions]:
+    """The options that the recipe's ``model.family`` has."""
+    model = content.get("model")
+    name = model.get("family", "lumiere") if isinstance(model, Mapping) else "lumiere"
+    if name not in FAMILIES:
+        known = list(FAMILIES)
+        raise UserError(
+            f"{source}: model.family = {name!r} is wrong{_nearest(str(name), known)}: the families "
+            f"are {', '.join(known)}"
+        )
+    return FAMILIES[name]
 
 
 def _names_steps(overrides: Mapping[str, Any]) -> bool:
