@@ -3,8 +3,12 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lumenspark.errors import UserError
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -42,3 +46,31 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill; it becomes ``out`` when the block has ended well, and else it is gone.
+
+    Raises UserError where ``out`` holds something already, or cannot be made.
+    """
+    out = out.resolve()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} is there already: name a folder that is new or empty")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        raise UserError(f"{out} cannot be made: {error.strerror}") from error
+    with temporary:
+        folder = Path(temporary.name, out.name)
+        folder.mkdir()
+        yield folder
+        for path in folder.iterdir():
+            path.chmod(0o644)  # safetensors leaves its files to their owner alone
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        if out.exists():
+            out.rmdir()  # which only an empty folder allows
+        folder.rename(out)
+        flush_folder(out.parent)

@@ -9,6 +9,8 @@ VERBS = {
     "resume": "go on with a run that was stopped",
     "evaluate": "perplexity and bits per byte of any causal language model",
     "generate": "write text",
+    "compress": "make a model smaller: low-rank layers",
+    "convert": "bring a checkpoint of lumenspark 0.1 into today's layout",
     "card": "write a run's model card, or check it",
     "push": "upload a run's model and card to the hub",
     "prepare": "turn text into token ids ahead of time",

@@ -62,10 +62,10 @@ def main(arguments: list[str]) -> None:
     from lumenspark.training.run import find_run, runs_folder
 
     run = None if (Path(options.model) / "config.json").is_file() else find_run(options.model)
-    corpus = _open_corpus(options, run)
+    corpus = asked_corpus(options, run)
     device = choose_device(options.device)
     model, tokenizer = load(options.model, options.checkpoint, device, options.trust_remote_code)
-    with _progress_bar() as progress:
+    with progress_bar() as progress:
         figures = evaluate(
             model,
             tokenizer,
@@ -90,7 +90,8 @@ def main(arguments: list[str]) -> None:
     store(folder, figures, checkpoint=options.model, step=None, command=command)
 
 
-def _open_corpus(options: Arguments, run: "Run | None") -> "Corpus":
+def asked_corpus(options: Arguments, run: "Run | None") -> "Corpus":
+    """The text of --data, or a run's own."""
     from lumenspark.data.corpora import open_corpus
     from lumenspark.training.text import open_recipe_corpus
 
@@ -114,7 +115,7 @@ def _open_corpus(options: Arguments, run: "Run | None") -> "Corpus":
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
     """A bar on stderr while the targets are scored; nothing where that is no terminal."""
     if not sys.stderr.isatty():
         yield None

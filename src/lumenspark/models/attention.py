@@ -97,7 +97,9 @@ def dense_attention(
     """Causal attention by the implementation that ``module.config`` names.
 
     ``module`` is the attention layer, with its ``config`` and ``scaling``; ``attention_mask`` is
-    what that implementation takes. Returns (B, T, H, D) and, when asked for, the weights (B, H, T, S). Where the implementation
+    what that implementation takes.
+
+    Returns (B, T, H, D) and, when asked for, the weights (B, H, T, S). Where the implementation
     keeps no weights they are computed beside it, so that asking changes nothing in the output.
     """
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(

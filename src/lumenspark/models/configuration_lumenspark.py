@@ -1,14 +1,15 @@
 """The configuration of Lumenspark, a transformer with low-rank layers and low-rank attention."""
 
+import json
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .lowrank import highest_rank
-
-# What the earlier package of this name (0.1.x) wrote: its attention was dense, whatever its ``k``.
-OLD_KEYS = ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "dropout", "rank")
+from .old_checkpoints import is_old_config, translate_config
 
 
 @strict
@@ -80,6 +81,18 @@ class LumensparkConfig(PreTrainedConfig):
             },
         )
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers' own, and ``from_pretrained`` with it; reads what 0.1.x wrote too."""
+        if is_old_config(config_dict):
+            config_dict = translate_config(config_dict)
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def from_json_file(cls, json_file: str | PathLike[str]) -> Any:
+        """As transformers' own; reads what 0.1.x wrote too."""
+        return cls.from_dict(json.loads(Path(json_file).read_text(encoding="utf-8")))
 
     @property
     def head_dim(self) -> int:

@@ -14,6 +14,8 @@ class LumiereConfig(PreTrainedConfig):
     gated one keeps: three matrices in the place of two, so 2/3 as wide (Shazeer 2020), rounded
     down to a multiple of 8. It is read from :attr:`gated_size`.
     ``dropout`` applies to the embeddings, the attention weights and both sublayers' outputs.
+    ``module_ranks`` gives the ranks of linear layers that are low-rank, by their name in the
+    language model (``{"model.layers.0.self_attn.q_proj": 16}``).
     """
 
     model_type = "lumiere"
@@ -27,6 +29,7 @@ class LumiereConfig(PreTrainedConfig):
     max_position_embeddings: int = 64
     dropout: float = 0.1
     rms_norm_eps: float = 1e-6
+    module_ranks: dict[str, int | None] | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     use_cache: bool = True

@@ -10,7 +10,7 @@ et al. 2022, arXiv 2110.02488, is the family.)
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -202,45 +202,82 @@ def chunked(
     With ``state`` the T tokens go on from it, wherever it ends; ``keep_state`` asks for the state
     after them. Returns (B, H, T, D), and that state or None.
     """
-    batch, heads, length, size = query.shape
-    key_value = torch.cat([key, value], dim=-1)
     if mask is None and state is None and not keep_state:
-        layout = _unpadded_layout(length, window, query.device)
-        rest = layout.blocks * window - length
-        query = functional.pad(query, (0, 0, 0, rest))
-        key_value = functional.pad(key_value, (0, 0, window, rest))
-    else:
+        return _chunked_unpadded(query, key, value, project, window, scaling), None
+    if state is None:
         slot_count = _project(project, key[:, :, :1], key.new_zeros(1, 1).long()).shape[-1]
-        state = LowRankState.empty(key, slot_count, window) if state is None else state
-        layout = _layout(mask, state, length, window)
-        query = _take(query, layout.query_columns)
-        key_value = _take(torch.cat([state.recent, key_value], dim=2), layout.key_columns)
-        key_value = key_value.masked_fill(~layout.present[:, None, :, None], 0.0)
+        state = LowRankState.empty(key, slot_count, window)
+    layout = _layout(mask, state, query.shape[2], window)
+    key_value = torch.cat([state.recent, torch.cat([key, value], dim=-1)], dim=2)
+    key_value = _take(key_value, layout.key_columns)
+    key_value = key_value.masked_fill(~layout.present[:, None, :, None], 0.0)
     written = layout.blocks * window  # the last block is still being read
-    write = _project(project, key_value[:, :, :written, :size], layout.positions[:, :written])
+    write = _project(
+        project, key_value[:, :, :written, : key.shape[-1]], layout.positions[:, :written]
+    )
     write = write.masked_fill(~layout.present[:, None, :written, None], 0.0).to(query.dtype)
-    slot_count = write.shape[-1]
-    if state is None:
-        slots = query.new_zeros(batch, heads, slot_count, 2 * size, dtype=torch.float32)
-        weight = query.new_zeros(batch, heads, slot_count, dtype=torch.float32)
-    else:
-        slots, weight = state.slots, state.weight
-    rows, blocks = batch * heads, layout.blocks
-    output = block_attention(
-        query.reshape(rows, blocks, window, size),
-        key_value.reshape(rows, blocks + 1, window, 2 * size),
-        write.reshape(rows, blocks, window, slot_count),
-        slots.reshape(rows, slot_count, 2 * size),
-        weight.reshape(rows, slot_count),
-        (~layout.present[:, :1]).expand(batch, heads).reshape(rows),
+    output = _in_blocks(
+        _take(query, layout.query_columns),
+        key_value,
+        write,
+        state,
+        ~layout.present[:, 0],
+        window,
         scaling,
-    ).view(batch, heads, written, size)
-    if state is None:
-        return output[:, :, :length], None
+    )
     output = _take(output, layout.output_columns)
     if mask is not None:
         output = output.masked_fill(~mask[:, None, :, None], 0.0)
     return output, layout.state_after(state, key_value, write) if keep_state else None
+
+
+def _chunked_unpadded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    project: Project | None,
+    window: int,
+    scaling: float,
+) -> Tensor:
+    """:func:`chunked` where every row begins at position 0 and has no pads: as in training."""
+    length = query.shape[2]
+    blocks = -(-length // window)
+    rest = blocks * window - length
+    # Before the first block lies one of zeros, which is neither read nor written. The last block
+    # is read, but not written any more; the others are whole.
+    key_value = functional.pad(torch.cat([key, value], dim=-1), (0, 0, window, rest))
+    positions = torch.arange((blocks - 1) * window, device=query.device)
+    write = _project(project, key[:, :, : len(positions)], positions[None])
+    write = functional.pad(write, (0, 0, window, 0)).to(query.dtype)
+    state = LowRankState.empty(key[:, :, :1], write.shape[-1], window)
+    first = torch.ones(len(query), dtype=torch.bool, device=query.device)
+    query = functional.pad(query, (0, 0, 0, rest))
+    return _in_blocks(query, key_value, write, state, first, window, scaling)[:, :, :length]
+
+
+def _in_blocks(
+    query: Tensor,
+    key_value: Tensor,
+    write: Tensor,
+    state: LowRankState,
+    first: Tensor,
+    window: int,
+    scaling: float,
+) -> Tensor:
+    """:func:`block_attention` on rows that are laid out in blocks: (B, H, blocks·window, D).
+
+    ``first`` (B,) boolean: the row has no block before its first.
+    """
+    output = block_attention(
+        query.flatten(0, 1).unflatten(1, (-1, window)),
+        key_value.flatten(0, 1).unflatten(1, (-1, window)),
+        write.flatten(0, 1).unflatten(1, (-1, window)),
+        state.slots.flatten(0, 1),
+        state.weight.flatten(0, 1),
+        first.repeat_interleave(query.shape[1]),
+        scaling,
+    )
+    return output.view(query.shape)
 
 
 def step(
@@ -358,15 +395,15 @@ class _Layout:
     There is a block of keys before the first block of queries. L = (blocks + 1)·window.
     """
 
+    window: int
     blocks: int  # of queries
-    positions: Tensor  # (1 or B, L) each key's position; 0 before the text begins
-    present: Tensor  # (1 or B, L) boolean: there is a token here
-    key_columns: Tensor = field(default_factory=Tensor)  # (B, L) of state.recent, then the new keys
-    query_columns: Tensor = field(default_factory=Tensor)  # (B, blocks·window) of the new queries
-    output_columns: Tensor = field(default_factory=Tensor)  # (B, T) of the blocks' output
-    first_position: Tensor = field(default_factory=Tensor)  # (B,) of the first key; may be negative
-    end: Tensor = field(default_factory=Tensor)  # (B,) tokens seen in all
-    window: int = 0
+    positions: Tensor  # (B, L) each key's position; 0 before the text begins
+    present: Tensor  # (B, L) boolean: there is a token here
+    key_columns: Tensor  # (B, L) of state.recent, then the new keys
+    query_columns: Tensor  # (B, blocks·window) of the new queries
+    output_columns: Tensor  # (B, T) of the blocks' output
+    first_position: Tensor  # (B,) of the first key; may be negative
+    end: Tensor  # (B,) tokens seen in all
 
     def state_after(self, state: LowRankState, key_value: Tensor, write: Tensor) -> LowRankState:
         """The state at ``end``, from keys and values (B, H, L, 2D) and write weights in blocks."""
@@ -385,14 +422,6 @@ class _Layout:
         return LowRankState(recent, state.slots + slots, state.weight + write.sum(2), self.end)
 
 
-def _unpadded_layout(length: int, window: int, device: torch.device) -> _Layout:
-    """Every row is ``length`` tokens from position 0 on."""
-    blocks = -(-length // window)
-    positions = torch.arange(-window, blocks * window, device=device)[None]
-    present = (positions >= 0) & (positions < length)
-    return _Layout(blocks, positions.clamp(min=0), present)
-
-
 def _layout(mask: Tensor | None, state: LowRankState, length: int, window: int) -> _Layout:
     """Rows that begin where ``state`` ends and hold the tokens that ``mask`` (B, T) names."""
     begin, device = state.count[:, None], state.count.device
@@ -407,6 +436,7 @@ def _layout(mask: Tensor | None, state: LowRankState, length: int, window: int) 
     number = positions - begin  # among the new tokens; negative: one of the state's
     new_columns = order.gather(1, number.clamp(0, length - 1))
     return _Layout(
+        window=window,
         blocks=blocks,
         positions=positions.clamp(min=0),
         present=(positions >= 0) & (positions < end),
@@ -415,7 +445,6 @@ def _layout(mask: Tensor | None, state: LowRankState, length: int, window: int) 
         output_columns=(begin + mask.long().cumsum(1) - 1 - first - window).clamp(min=0),
         first_position=first[:, 0],
         end=end[:, 0],
-        window=window,
     )
 
 

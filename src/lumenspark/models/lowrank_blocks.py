@@ -24,6 +24,9 @@ EMPTY = 1e-20
 SCORES_PER_SEGMENT = {"cpu": 2**19, "other": 2**26}
 
 
+# torch.compile leaves this out: unrolled, its loops take a minute and a half to compile and then
+# run at little more than half the speed (docs/log.md).
+@torch.compiler.disable
 def block_attention(
     query: Tensor,
     key_value: Tensor,
@@ -86,12 +89,15 @@ class _Segment:
         weights = _running_sums(weight, write.sum(2, dtype=torch.float32))
         self.slots_after, self.weight_after = sums[:, -1], weights[:, -1]
         self.weight = weights[:, :-1]
-        means, log_weight = slot_means(sums[:, :-1], self.weight)
-        self.keys_values = torch.cat([means.to(query.dtype), written, key_value[:, 1:]], dim=2)
+        # A token's share of what a slot holds; of an empty slot, none.
+        empty = self.weight < EMPTY
+        self.shares = self.weight.reciprocal().masked_fill_(empty, 0.0)
+        means = (sums[:, :-1] * self.shares[..., None]).to(query.dtype)
+        self.keys_values = torch.cat([means, written, key_value[:, 1:]], dim=2)
         self.keys, self.values = self.keys_values.chunk(2, dim=-1)
 
         scores = ((query * scaling) @ self.keys.transpose(-1, -2)).float()  # (N, G, w, K + 2w)
-        scores[..., :slot_count] += log_weight[:, :, None]
+        scores[..., :slot_count] += self.weight.log().masked_fill_(empty, -math.inf)[:, :, None]
         later = torch.full((width, width), -math.inf, device=query.device).triu(1)
         scores[..., slot_count + width :] += later
         if first is not None:

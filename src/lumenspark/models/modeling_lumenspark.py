@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -23,6 +23,7 @@ from .lowrank import (
     lowrank_attention_map,
     step,
 )
+from .old_checkpoints import HUB_ARGUMENTS, read_old_config, read_old_weights
 
 
 def make_linear(
@@ -183,6 +184,31 @@ class LumensparkPreTrainedModel(PreTrainedModel):
     _is_stateful = True
     # Transformers looks for the attention interface in this file; it is used in attention.py.
     _can_set_attn_implementation_cached_value = True
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """As transformers' own, but safetensors only. Checkpoints of lumenspark 0.1.x load too.
+
+        Raises ValueError where an old checkpoint does not hold just the tensors that it should.
+        """
+        kwargs["use_safetensors"] = True  # other files are pickles
+        name = pretrained_model_name_or_path
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        content = None if name is None else read_old_config(name, **hub)
+        if content is None:
+            return super().from_pretrained(name, *args, config=config, **kwargs)
+        known = (
+            config if isinstance(config, PreTrainedConfig) else LumensparkConfig.from_dict(content)
+        )
+        weights = read_old_weights(name, known, **hub)
+        loaded = super().from_pretrained(
+            None, *args, config=config or name, state_dict=weights, **kwargs
+        )
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a report may come with it
+        model.name_or_path = model.config.name_or_path = str(name)  # where its tokenizer lies
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

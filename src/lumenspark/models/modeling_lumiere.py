@@ -14,6 +14,8 @@ from .configuration_lumiere import LumiereConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
 from .layers import SwiGLU
+from .lowrank import factor_std
+from .module_ranks import apply_ranks
 
 
 class LumiereAttention(nn.Module):
@@ -105,7 +107,8 @@ class LumierePreTrainedModel(PreTrainedModel):
         if getattr(module, "starts_at_zero", False):
             init.zeros_(module.weight)
         elif isinstance(module, nn.Linear | nn.Embedding):
-            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            std, rank = self.config.initializer_range, getattr(module, "factor_of_rank", None)
+            init.normal_(module.weight, mean=0.0, std=factor_std(std, rank) if rank else std)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
 
@@ -121,6 +124,7 @@ class LumiereBackbone(DecoderMixin, LumierePreTrainedModel):
             LumiereBlock(config, index) for index in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        apply_ranks(self, config.module_ranks, prefix="model.")
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -1,0 +1,179 @@
+"""lumenspark convert: a checkpoint of lumenspark 0.1 in today's layout."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from lumenspark.errors import UserError
+
+from .parsing import parse
+
+if TYPE_CHECKING:
+    from lumenspark.models import LumensparkForCausalLM
+
+
+@dataclass
+class Arguments:
+    """Write a checkpoint of lumenspark 0.1 in today's layout. Its logits stay the same, unless it
+    is made low-rank.
+    """
+
+    old: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OLD")]
+    """The checkpoint: a folder, or an id on the hub."""
+    new: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="NEW")]
+    """The folder to write, which is empty or not there yet."""
+    attention_rank: int | None = None
+    """Make the linear layers of the attention low-rank, by truncated SVD."""
+    k: int | None = None
+    """Make the attention itself low-rank, with so many slots a head. It needs training then."""
+    window: int | None = None
+    """With --k: tokens in a block, 64 unless given; a token sees its own and the one before."""
+    tokenizer: str | None = None
+    """A folder, or an id on the hub, with the tokenizer; the one in OLD unless given."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(Arguments, "convert", arguments)
+    if options.window is not None and options.k is None:
+        raise UserError("--window is of low-rank attention: give --k too, or leave it out")
+    from lumenspark.files import new_folder
+    from lumenspark.loading import quiet_transformers
+
+    quiet_transformers()
+    with new_folder(options.new) as folder:
+        model = _load(options.old)
+        tokenizer = _find_tokenizer(options, model.config.vocab_size)
+        if options.k is not None:
+            model = _with_slots(model, options.k, options.window)
+        rank = options.attention_rank
+        errors = {} if rank is None else _factorise_attention(model, rank)
+        _save(folder, model, tokenizer)
+    if errors:
+        _print_errors(errors, rank)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{options.new}: {parameters:,} parameters, context {model.config.seq_length}")
+    if tokenizer is None:
+        print(f"{options.old} holds no tokenizer, so neither does {options.new}: see --tokenizer")
+    if options.k:
+        print("The weights that write to the slots are new: train the model before you use it.")
+    elif options.k == 0:
+        print("The model was trained to see more than its window: train it before you use it.")
+
+
+def _load(name: str) -> "LumensparkForCausalLM":
+    from safetensors import SafetensorError
+    from transformers import PreTrainedConfig
+
+    from lumenspark.data.hub import first_line
+    from lumenspark.loading import check_source
+    from lumenspark.models import LumensparkForCausalLM
+    from lumenspark.models.old_checkpoints import OLD_KEYS, is_old_config
+    from lumenspark.training.run import model_source
+
+    source = model_source(name)
+    check_source(source)
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(source)
+        missing = [key for key in OLD_KEYS if key not in content]
+        if missing:
+            raise UserError(
+                f"{name} is no checkpoint of lumenspark 0.1, the only kind that can be converted: "
+                f"its config.json has no {', '.join(missing)}"
+            )
+        if not is_old_config(content):
+            raise UserError(f"{name} is in today's layout already: load it as it is")
+        return LumensparkForCausalLM.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{name} cannot be converted: {first_line(error)}") from error
+
+
+def _find_tokenizer(options: Arguments, vocab_size: int) -> Any | None:
+    """The tokenizer that was asked for, else the one beside the old weights, if there is one."""
+    from transformers import GPT2Tokenizer
+
+    from lumenspark.data.tokenizer import load_tokenizer
+
+    name = options.tokenizer or options.old
+    files = {path.name for path in Path(name).glob("*")}
+    try:
+        if {"vocab.json", "merges.txt"} <= files and "tokenizer_config.json" not in files:
+            tokenizer = GPT2Tokenizer.from_pretrained(name)  # as GPT-2 itself is published
+        else:
+            tokenizer = load_tokenizer(name)
+    except UserError as error:
+        if options.tokenizer is None:
+            return None
+        if files:
+            raise UserError(
+                f"{name} holds no tokenizer: name a folder with a tokenizer.json, or with GPT-2's "
+                "vocab.json and merges.txt"
+            ) from error
+        raise
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"the tokenizer in {name} has {len(tokenizer)} entries, and the model knows only "
+            f"{vocab_size}: give the one that it was trained with (--tokenizer)"
+        )
+    return tokenizer
+
+
+def _with_slots(
+    model: "LumensparkForCausalLM", k: int, window: int | None
+) -> "LumensparkForCausalLM":
+    """The same weights under low-rank attention; those that write to the slots are drawn anew."""
+    import torch
+
+    from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
+
+    asked = {"k": k} if window is None else {"k": k, "window": window}
+    try:
+        config = LumensparkConfig.from_dict(model.config.to_dict() | asked)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    torch.manual_seed(0)
+    low_rank = LumensparkForCausalLM(config)
+    low_rank.load_state_dict(model.state_dict(), strict=False)
+    low_rank.generation_config = model.generation_config
+    return low_rank
+
+
+def _factorise_attention(model: "LumensparkForCausalLM", rank: int) -> dict[str, float]:
+    """Put low-rank layers in the place of the attention's dense ones: their names and errors."""
+    from lumenspark.models.lowrank import LowRankLinear
+
+    ranks = model.config.module_ranks
+    errors = {}
+    for name in [name for name in ranks if ".attention." in name]:
+        try:
+            layer, errors[name] = LowRankLinear.from_dense(model.get_submodule(name), rank)
+        except ValueError as error:
+            raise UserError(f"--attention-rank: {error}") from error
+        model.set_submodule(name, layer)
+        ranks[name] = rank
+    return errors
+
+
+def _save(folder: Path, model: "LumensparkForCausalLM", tokenizer: Any | None) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        raise UserError(f"the weights cannot be written: {error}") from error
+
+
+def _print_errors(errors: dict[str, float], rank: int | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("layer")
+    table.add_column("rank", justify="right")
+    table.add_column("relative error", justify="right")
+    for name, error in errors.items():
+        table.add_row(name, str(rank), f"{error:.4f}")
+    Console(highlight=False).print(table)

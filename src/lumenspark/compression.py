@@ -1,0 +1,236 @@
+"""From a model's name to a folder with a smaller one: what `lumenspark compress` does."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from lumenspark.data.corpora import Corpus
+from lumenspark.data.hub import first_line
+from lumenspark.data.tokens import prepare
+from lumenspark.data.windows import TrainingWindows
+from lumenspark.errors import UserError
+from lumenspark.evaluation.perplexity import LONGEST_DEFAULT_CONTEXT, context_limit, evaluate
+from lumenspark.evaluation.records import Evaluation
+from lumenspark.files import new_folder
+from lumenspark.loading import load
+from lumenspark.models.activations import Activations
+from lumenspark.models.compress import Compression, check_choice, compress, linear_layers, observe
+from lumenspark.models.module_ranks import shape_of
+from lumenspark.scoring import Progress
+from lumenspark.training.device import choose_device, choose_precision
+from lumenspark.training.loop import make_loss
+from lumenspark.training.optim import build_optimizers, rate_scale, set_rates
+from lumenspark.training.progress import Reporter
+from lumenspark.training.recipe import OptimOptions, parse_duration
+from lumenspark.training.run import model_source
+
+WHITEN_TOKENS = 32_768  # a Lumiére-1M whitened by 4,096 or 65,536 has a perplexity within 3%
+HEAL_TOKENS = 4096  # of one step
+HEAL_RATE = 1e-3
+TIMED_STEPS = 3
+
+ProgressBar = Callable[[], AbstractContextManager[Progress | None]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a compression reads, and what for.
+
+    Attributes:
+        split: is scored before and after.
+        whiten_tokens: so many of the train split whiten the decomposition; 0: a plain one.
+        heal_for: a time such as ``2m``, for which the compressed model is trained on the train
+            split; None: not at all.
+        heal_rate: AdamW's highest rate in it.
+    """
+
+    corpus: Corpus
+    split: str = "test"
+    whiten_tokens: int = WHITEN_TOKENS
+    heal_for: str | None = None
+    heal_rate: float = HEAL_RATE
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What became of a model. ``scores`` are called before, compressed, healed; none without text.
+
+    ``healing_steps`` is None where it was not healed.
+    """
+
+    compression: Compression
+    scores: dict[str, Evaluation]
+    healing_steps: int | None
+
+
+def compress_model(
+    name: str,
+    out: Path,
+    *,
+    rank: int | None = None,
+    keep: float | None = None,
+    params: float | None = None,
+    text: Text | None = None,
+    checkpoint: str = "best",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    reporter: Reporter | None = None,
+    progress_bar: ProgressBar = nullcontext,
+) -> Compressed:
+    """Write a compressed copy of the model called ``name`` to the new folder ``out``.
+
+    ``rank``, ``keep`` and ``params`` are those of :func:`.models.compress.compress`. Each scoring
+    happens inside a ``progress_bar()``.
+
+    Raises UserError for what cannot work; there is no ``out`` then.
+    """
+    reporter = reporter or Reporter()
+    seconds = _check(rank, keep, params, text)
+    with new_folder(out) as folder:
+        model, tokenizer = _load(name, checkpoint, choose_device(device), trust_remote_code)
+        score = partial(_score, model, tokenizer, text, progress_bar)
+        scores = {"before": score()}
+        windows, activations, steps = None, None, None
+        if text is not None and (text.whiten_tokens or seconds):
+            windows = train_windows(text.corpus, name, checkpoint, model, reporter)
+            if text.whiten_tokens:
+                activations = observe_text(model, windows, text.whiten_tokens)
+        try:
+            compression = compress(
+                model, rank=rank, keep=keep, params=params, activations=activations
+            )
+        except ValueError as error:
+            raise UserError(f"{name} cannot be compressed: {error}") from error
+        scores["compressed"] = score()
+        if text is not None and windows is not None and seconds:
+            steps = heal(model, windows, seconds, text.heal_rate, reporter)
+            scores["healed"] = score()
+        try:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{out} could not be written: {first_line(error)}") from error
+    known = {stage: figures for stage, figures in scores.items() if figures is not None}
+    return Compressed(compression, known, steps)
+
+
+def train_windows(
+    corpus: Corpus, name: str, checkpoint: str, model: Any, reporter: Reporter
+) -> TrainingWindows:
+    """Shuffled windows of the train split, in the tokens of the model called ``name``."""
+    tokenizer_name = model_source(name, checkpoint)
+    tokens = prepare(corpus, tokenizer_name=tokenizer_name, report=reporter.say)
+    context = min(context_limit(model) or LONGEST_DEFAULT_CONTEXT, LONGEST_DEFAULT_CONTEXT)
+    return TrainingWindows(tokens.splits["train"].ids, context, seed=0)
+
+
+def observe_text(
+    model: Any, windows: TrainingWindows, whiten_tokens: int
+) -> dict[str, Activations]:
+    """What about so many tokens show about the linear layers; all of the text, if it has fewer.
+
+    Raises UserError where that is less than the widest layer has inputs.
+    """
+    count = min(math.ceil(whiten_tokens / windows.context), windows.windows_per_epoch)
+    tokens = count * windows.context
+    widest = max((shape_of(layer)[0] for layer in linear_layers(model).values()), default=0)
+    if tokens < widest:
+        raise UserError(
+            f"{tokens:,} tokens are too few to whiten a layer with {widest:,} inputs: take at "
+            "least as many, or 0 for plain SVD"
+        )
+    return observe(model, torch.from_numpy(windows.batch(0, count)))
+
+
+def heal(
+    model: Any, windows: TrainingWindows, seconds: float, rate: float, reporter: Reporter
+) -> int:
+    """Train for about ``seconds`` by AdamW, whose rate falls from ``rate`` to zero.
+
+    The time becomes a number of steps once, at the start, by measuring some; returned is that
+    number. Weights of a shorter type are float32 while they are trained. Raises UserError where a
+    step is not finite.
+    """
+    device, dtype = model.device.type, model.dtype
+    options = OptimOptions(name="adamw", adamw_lr=rate)
+    rows = max(1, HEAL_TOKENS // windows.context)
+    model.float().train()
+    loss_of = make_loss(model, device, bf16=choose_precision("auto", device) == "bf16")
+
+    def step(number: int) -> float:
+        torch.manual_seed(number)
+        model.zero_grad()
+        loss = loss_of(torch.from_numpy(windows.batch(number * rows, rows)).to(device))
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+        if not math.isfinite(loss.item() + norm.item()):
+            raise UserError(f"healing was not finite at step {number}: try a lower rate")
+        for optimizer in optimizers:
+            optimizer.step()
+        return loss.item()
+
+    optimizers = build_optimizers(model, options)
+    set_rates(optimizers, options, 0.0)  # measuring changes no weight
+    steps = max(1, int(seconds / median(_seconds_of(step, n) for n in range(TIMED_STEPS))))
+    optimizers = build_optimizers(model, options)
+    began = time.monotonic()
+    with reporter:
+        reporter.start(0, steps)
+        for number in range(steps):
+            set_rates(optimizers, options, rate_scale(number, steps, options))
+            loss, taken = step(number), time.monotonic() - began
+            speed = (number + 1) * rows * windows.context / taken
+            metrics = {"loss": loss, "tokens_per_second": speed, "seconds": taken}
+            reporter.step(number + 1, steps, metrics)
+    model.zero_grad()
+    model.to(dtype).eval()
+    return steps
+
+
+def _check(
+    rank: int | None, keep: float | None, params: float | None, text: Text | None
+) -> float | None:
+    """The seconds of healing, None for none. Raises UserError for what cannot be asked."""
+    try:
+        check_choice(rank, keep, params)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if text is None:
+        return None
+    if text.whiten_tokens < 0:
+        raise UserError(f"whiten_tokens is {text.whiten_tokens}: it must be 0 or more")
+    if not text.heal_rate > 0:
+        raise UserError(f"heal_rate is {text.heal_rate}: it must be over 0")
+    return None if text.heal_for is None else parse_duration(text.heal_for, "heal")
+
+
+def _load(name: str, checkpoint: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    model, tokenizer = load(name, checkpoint, device, trust_remote_code)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up from a config.json alone
+        raise UserError(f"there is no tokenizer in {name}: put its files beside the weights")
+    return model, tokenizer
+
+
+def _score(
+    model: Any, tokenizer: Any, text: Text | None, progress_bar: ProgressBar
+) -> Evaluation | None:
+    """None without a text."""
+    if text is None:
+        return None
+    with progress_bar() as progress:
+        return evaluate(model, tokenizer, text.corpus, split=text.split, progress=progress)
+
+
+def _seconds_of(step: Callable[[int], float], number: int) -> float:
+    began = time.perf_counter()
+    step(number)
+    return time.perf_counter() - began

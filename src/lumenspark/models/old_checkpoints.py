@@ -1,0 +1,203 @@
+"""Checkpoints of lumenspark 0.1.x: how they are known, and how they are read into today's model.
+
+That package's attention was dense whatever its ``k``, its four projections had biases, its
+feed-forward layers were low-rank, and its output layer had weights and a bias of its own. It always
+computed in float32, and its tokenizer was GPT-2's. In its low-rank layers ``U`` came first: its
+``U.weight`` (R, in) is our ``V.weight``, its ``V.weight`` (out, R) our ``U.weight``.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
+
+from .lowrank import highest_rank
+
+if TYPE_CHECKING:
+    from .configuration_lumenspark import LumensparkConfig
+
+# Of its config.json, what says something of the model. It held ``k`` too, which had no effect.
+OLD_KEYS = ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "dropout", "rank")
+ATTENTION = {
+    "q_proj": "q_proj",
+    "k_proj": "k_proj",
+    "v_proj": "v_proj",
+    "output_transform": "o_proj",
+}
+FEED_FORWARD = {"ffn.0": "up_proj", "ffn.3": "down_proj"}
+NORMS = {"norm1": "attention_norm", "norm2": "feed_forward_norm"}
+SCALES = {"layer_scale_attn": "attention_scale", "layer_scale_ffn": "feed_forward_scale"}
+WEIGHTS = "model.safetensors"
+HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+GPT2_END = 50256
+
+
+def is_old_config(content: Mapping[str, Any]) -> bool:
+    """Whether this is the content of an old config.json: ``projection`` came after it."""
+    return "projection" not in content and all(key in content for key in OLD_KEYS)
+
+
+def translate_config(old: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of an old config.json as arguments of ``LumensparkConfig``.
+
+    A feed-forward rank that saves nothing, which the old package allowed, becomes a dense layer.
+
+    Raises ValueError for numbers that describe no model.
+    """
+    for key in ("embed_dim", "depth", "rank"):
+        if not isinstance(old[key], int) or old[key] < 1:
+            raise ValueError(f"{key} is {old[key]!r} in config.json: it must be 1 or more")
+    width, rank = old["embed_dim"], old["rank"]
+    feed_forward = rank if rank <= highest_rank(width, 4 * width) else None
+    ranks: dict[str, int | None] = {}
+    for layer in range(old["depth"]):
+        block = f"model.layers.{layer}"
+        ranks |= {f"{block}.attention.{part}": None for part in ATTENTION.values()}
+        ranks |= {f"{block}.feed_forward.{part}": feed_forward for part in FEED_FORWARD.values()}
+    end = GPT2_END if old["vocab_size"] > GPT2_END else None
+    return {
+        **{key: old[key] for key in OLD_KEYS},
+        "k": None,
+        "rank": rank if rank <= highest_rank(width, width) else None,
+        "module_ranks": ranks,
+        "attention_bias": True,
+        "head_bias": True,
+        "tie_word_embeddings": False,
+        "layer_scale": 0.01,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "dtype": "float32",
+    }
+
+
+def read_old_config(name: Any, **hub: Any) -> dict[str, Any] | None:
+    """The content of config.json in a folder or at a hub id, where it is an old one; else None.
+
+    ``hub`` are those of :data:`HUB_ARGUMENTS` that ``from_pretrained`` was given.
+    """
+    try:
+        content, _ = PreTrainedConfig.get_config_dict(name, **hub)
+    except OSError:  # there is none: whoever needs it will say so
+        return None
+    return content if is_old_config(content) else None
+
+
+def read_old_weights(name: Any, config: "LumensparkConfig", **hub: Any) -> dict[str, Tensor]:
+    """The tensors of an old checkpoint under the names of ``LumensparkForCausalLM``.
+
+    Raises OSError where there is no model.safetensors, ValueError where a tensor in it is missing,
+    unknown or of another shape than it should be, or where ``config`` is another model's.
+    """
+    folder = Path(name) / hub.get("subfolder", "")
+    if folder.is_dir() and not (folder / WEIGHTS).is_file():
+        raise OSError(
+            f"there is no {WEIGHTS} in {folder}: save the weights as safetensors, because a "
+            "pytorch_model.bin is a pickle, which may run code when it is read"
+        )
+    return translate_weights(load_file(cached_file(name, WEIGHTS, **hub)), config)
+
+
+def translate_weights(old: Mapping[str, Tensor], config: "LumensparkConfig") -> dict[str, Tensor]:
+    """As :func:`read_old_weights`, from the old tensors by their old names."""
+    _check_config(config)
+    names, factors = _names(config), _factors(config)
+    expected = {*names, *(f"{layer}.{part}.weight" for layer in factors for part in "UV")}
+    if expected - old.keys():
+        raise ValueError(f"the old checkpoint has no {_listed(expected - old.keys())}")
+    if old.keys() - expected:
+        raise ValueError(
+            f"the old checkpoint holds {_listed(old.keys() - expected)}, which lumenspark 0.1 "
+            "never had"
+        )
+    new = {}
+    for name, (new_name, shape) in names.items():
+        _check_shape(name, old[name], shape)
+        new[new_name] = old[name]
+    for name, (new_name, features_in, features_out) in factors.items():
+        first, second = old[f"{name}.U.weight"], old[f"{name}.V.weight"]
+        rank = config.rank_of(new_name)
+        inner = rank or first.numel() // features_in
+        _check_shape(f"{name}.U.weight", first, (inner, features_in))
+        _check_shape(f"{name}.V.weight", second, (features_out, inner))
+        if rank is None:
+            new[f"{new_name}.weight"] = (second.float() @ first.float()).to(second.dtype)
+        else:
+            new |= {f"{new_name}.V.weight": first, f"{new_name}.U.weight": second}
+    return new
+
+
+def _names(config: "LumensparkConfig") -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Old names to new names and shapes, of all but the feed-forward layers."""
+    vocabulary, width = config.vocab_size, config.embed_dim
+    names: dict[str, tuple[str, tuple[int, ...]]] = {
+        "token_embedding.weight": ("model.embed_tokens.weight", (vocabulary, width)),
+        "position_embedding.weight": ("model.embed_positions.weight", (config.seq_length, width)),
+        "final_norm.weight": ("model.norm.weight", (width,)),
+        "final_norm.bias": ("model.norm.bias", (width,)),
+        "fc_out.weight": ("lm_head.weight", (vocabulary, width)),
+        "fc_out.bias": ("lm_head.bias", (vocabulary,)),
+    }
+    for layer in range(config.depth):
+        old, new = f"layers.{layer}", f"model.layers.{layer}"
+        for part, today in ATTENTION.items():
+            linear = f"{new}.attention.{today}"
+            names[f"{old}.attn.{part}.weight"] = (f"{linear}.weight", (width, width))
+            names[f"{old}.attn.{part}.bias"] = (f"{linear}.bias", (width,))
+        for part, today in NORMS.items():
+            names[f"{old}.{part}.weight"] = (f"{new}.{today}.weight", (width,))
+            names[f"{old}.{part}.bias"] = (f"{new}.{today}.bias", (width,))
+        for part, today in SCALES.items():
+            names[f"{old}.{part}"] = (f"{new}.{today}.scale", (width,))
+    return names
+
+
+def _factors(config: "LumensparkConfig") -> dict[str, tuple[str, int, int]]:
+    """The feed-forward layers: old names to new names, features in and features out."""
+    width = config.embed_dim
+    features = {"ffn.0": (width, 4 * width), "ffn.3": (4 * width, width)}
+    return {
+        f"layers.{layer}.{part}": (f"model.layers.{layer}.feed_forward.{today}", *features[part])
+        for layer in range(config.depth)
+        for part, today in FEED_FORWARD.items()
+    }
+
+
+def _check_config(config: "LumensparkConfig") -> None:
+    """Raises ValueError for a config in which old weights would find no place."""
+    projections = (
+        f"model.layers.{layer}.attention.{part}"
+        for layer in range(config.depth)
+        for part in ATTENTION.values()
+    )
+    dense = all(config.rank_of(name) is None for name in projections)
+    if config.tie_word_embeddings or not (dense and config.attention_bias and config.head_bias):
+        raise ValueError(
+            "this config does not describe a checkpoint of lumenspark 0.1: take the one that "
+            "LumensparkConfig.from_pretrained reads from its folder"
+        )
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(
+            f"{name} of the old checkpoint has the shape {tuple(tensor.shape)}: by its config.json "
+            f"it should be {shape}"
+        )
+
+
+def _listed(names: Collection[str]) -> str:
+    """The first three by name, and how many more."""
+    shown = ", ".join(sorted(names)[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
