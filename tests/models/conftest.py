@@ -1,12 +1,13 @@
-"""What the tests of models/ share: a little text, its tokenizer, and a Lumiére of two blocks."""
+"""What the tests of models/ share: a little text, its tokenizer, and a model of two blocks."""
+
+from typing import Any
 
 import pytest
 import torch
-from plain_lumiere import fill_with_noise
+from small_models import Config, Model, fill_with_noise, new_model, small_config
 from transformers import PreTrainedTokenizerFast
 
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
-from lumenspark.models import LumiereConfig, LumiereForCausalLM
 
 TEXT = """The lighthouse stands on the last rock of the coast, and its lamp is lit at dusk. In fog
 the keeper rings a bell as well, because light does not carry through fog. Ships that come from the
@@ -26,23 +27,26 @@ def tokenizer(text: str) -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def config() -> LumiereConfig:
-    """16 positions; no end token, so that generation makes as many tokens as it was asked for."""
-    return LumiereConfig(
-        vocab_size=300,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=16,
-        eos_token_id=None,
-    )
+def family() -> str:
+    """Whose config and model a test gets, unless it is parametrized with this name."""
+    return "lumiere"
 
 
 @pytest.fixture
-def model(config: LumiereConfig) -> LumiereForCausalLM:
-    """In evaluation mode, with noise for weights: a fresh model's zeros would hide mistakes."""
-    return fill_with_noise(LumiereForCausalLM(config)).eval()
+def changes() -> dict[str, Any]:
+    """What in their config is otherwise than in ``small_config``, likewise."""
+    return {}
+
+
+@pytest.fixture
+def config(family: str, changes: dict[str, Any]) -> Config:
+    return small_config(family, **changes)
+
+
+@pytest.fixture
+def model(config: Config) -> Model:
+    """In evaluation mode, with noise for weights."""
+    return fill_with_noise(new_model(config)).eval()
 
 
 @pytest.fixture

@@ -8,16 +8,6 @@ from torch import Tensor
 from lumenspark.models import LumiereForCausalLM
 
 
-def fill_with_noise(model: LumiereForCausalLM, seed: int = 0) -> LumiereForCausalLM:
-    """Weights that make every part of the model matter and every prediction differ."""
-    noise = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            centre = 1.0 if "norm" in name else 0.0
-            weight.copy_(centre + 0.3 * torch.randn(weight.shape, generator=noise))
-    return model
-
-
 def plain_logits(model: LumiereForCausalLM, ids: Tensor | list[int]) -> Tensor:
     """The logits (T, V) of one row of T token ids; differentiable in the model's weights."""
     weights = dict(model.named_parameters())
@@ -53,17 +43,3 @@ def attention(hidden: Tensor, block: dict[str, Tensor], heads: int) -> Tensor:
         scores = torch.where(future, -torch.inf, scores)
         outputs.append(torch.softmax(scores, dim=-1) @ v)
     return torch.cat(outputs, dim=-1) @ block["self_attn.o_proj.weight"].T
-
-
-def plain_greedy(model: LumiereForCausalLM, prompt: list[int], new: int) -> list[int]:
-    """Prompt and ``new`` likeliest tokens. A full window goes on with its newest half."""
-    context = model.config.max_position_embeddings
-    text, window = list(prompt), list(prompt)
-    for _ in range(new):
-        if len(window) > context:
-            window = window[-(context // 2) :]
-        with torch.no_grad():
-            likeliest = int(plain_logits(model, window)[-1].argmax())
-        text.append(likeliest)
-        window.append(likeliest)
-    return text

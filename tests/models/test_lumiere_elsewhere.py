@@ -1,4 +1,7 @@
-"""Lumiére in the hands of what knows nothing of it: peft, lm_eval, Trainer, compile, export."""
+"""Lumiére in the hands of what knows nothing of it: peft, lm_eval, Trainer, compile, export.
+
+What Lumenspark does in the same way is tested with both.
+"""
 
 import json
 from pathlib import Path
@@ -9,8 +12,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from peft import LoraConfig, PeftModel, get_peft_model
-from plain_lumiere import fill_with_noise, plain_logits
-from torch import Tensor
+from small_models import Config, Model, both_families, fill_with_noise, new_model, plain_logits
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForLanguageModeling,
@@ -19,24 +22,24 @@ from transformers import (
     TrainingArguments,
 )
 
-from lumenspark.models import LumiereConfig, LumiereForCausalLM
-
-LORA = LoraConfig(
-    r=4,
-    lora_alpha=8,
-    target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
-    task_type="CAUSAL_LM",
-)
+from lumenspark.models import LumiereForCausalLM
 
 
+def lora() -> LoraConfig:
+    """A new one for each model, because peft writes the names of its layers into it."""
+    return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+@both_families
 def test_lora_trains_its_adapters_alone_and_merges_into_the_weights(
-    model: LumiereForCausalLM, ids: Tensor, tmp_path: Path
+    model: Model, ids: Tensor, tmp_path: Path
 ) -> None:
     model.save_pretrained(tmp_path / "base")
     base = {name: weight.clone() for name, weight in model.state_dict().items()}
-    adapted = get_peft_model(model, LORA)
+    layers = sum(isinstance(module, nn.Linear) for module in model.model.modules())
+    adapted = get_peft_model(model, lora())
     trainable = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
-    assert len(trainable) == 2 * 4 * 2
+    assert len(trainable) == 2 * layers
     optimizer = torch.optim.AdamW([w for w in adapted.parameters() if w.requires_grad], lr=1e-2)
     losses = []
     for _ in range(3):
@@ -63,17 +66,18 @@ def test_lora_trains_its_adapters_alone_and_merges_into_the_weights(
     loaded = PeftModel.from_pretrained(loaded_base(tmp_path), tmp_path / "adapter").eval()
     torch.testing.assert_close(loaded(ids).logits, logits)
     merged = loaded.merge_and_unload()
-    assert type(merged) is LumiereForCausalLM
+    assert type(merged) is type(model)
     torch.testing.assert_close(merged(ids).logits, logits, rtol=1e-3, atol=1e-3)
     assert torch.equal(merged.generate(ids, max_new_tokens=20), made)
 
 
-def loaded_base(folder: Path) -> LumiereForCausalLM:
+def loaded_base(folder: Path) -> Model:
     return AutoModelForCausalLM.from_pretrained(folder / "base")
 
 
-def test_lora_with_gradient_checkpointing(model: LumiereForCausalLM, ids: Tensor) -> None:
-    adapted = get_peft_model(model, LORA)
+@both_families
+def test_lora_with_gradient_checkpointing(model: Model, ids: Tensor) -> None:
+    adapted = get_peft_model(model, lora())
     adapted.gradient_checkpointing_enable()
     adapted.enable_input_require_grads()
     adapted.train()(input_ids=ids, labels=ids).loss.backward()
@@ -100,12 +104,13 @@ QUESTIONS = [
 ]
 
 
+@both_families
 @pytest.mark.slow
 def test_lm_eval_scores_a_local_task_as_plain_torch_does(
-    config: LumiereConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    config: Config, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     config.max_position_embeddings = 64
-    model = fill_with_noise(LumiereForCausalLM(config)).eval()
+    model = fill_with_noise(new_model(config)).eval()
     data = tmp_path / "questions.jsonl"
     data.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     (tmp_path / "harbour.yaml").write_text(TASK.format(file=data))
@@ -131,12 +136,13 @@ def test_lm_eval_scores_a_local_task_as_plain_torch_does(
     assert results["results"]["harbour"]["acc,none"] == pytest.approx(right / 3)
 
 
+@both_families
 @pytest.mark.slow
 def test_the_trainer_of_transformers_trains_it(
-    config: LumiereConfig, tokenizer: PreTrainedTokenizerFast, text: str, tmp_path: Path
+    config: Config, tokenizer: PreTrainedTokenizerFast, text: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = LumiereForCausalLM(config)
+    model = new_model(config)
     rows = [{"input_ids": tokenizer(line)["input_ids"][:16]} for line in text.splitlines()]
     trainer = Trainer(
         model=model,

@@ -1,8 +1,11 @@
-"""The forward pass: its size, its values, what each token sees, and the loss."""
+"""The forward pass: its size, its values, what each token sees, and the loss.
+
+What Lumenspark does in the same way is tested with both.
+"""
 
 import pytest
 import torch
-from plain_lumiere import fill_with_noise, plain_logits
+from small_models import Config, Model, both_families, fill_with_noise, new_model, plain_logits
 from torch.nn import functional
 
 import lumenspark
@@ -115,7 +118,8 @@ def test_positions_can_be_given(model: LumiereForCausalLM, ids: torch.Tensor) ->
     torch.testing.assert_close(logits[:, 4:], model(row[:, 4:]).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_embeddings_in_the_place_of_ids(model: LumiereForCausalLM, ids: torch.Tensor) -> None:
+@both_families
+def test_embeddings_in_the_place_of_ids(model: Model, ids: torch.Tensor) -> None:
     embeddings = model.get_input_embeddings()(ids)
     assert torch.equal(model(inputs_embeds=embeddings).logits, model(ids).logits)
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
@@ -124,8 +128,9 @@ def test_embeddings_in_the_place_of_ids(model: LumiereForCausalLM, ids: torch.Te
         model()
 
 
+@both_families
 def test_the_loss_is_the_mean_cross_entropy_of_the_next_tokens(
-    model: LumiereForCausalLM, ids: torch.Tensor
+    model: Model, ids: torch.Tensor
 ) -> None:
     labels = ids.clone()
     labels[0, :6] = -100
@@ -142,33 +147,31 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_next_tokens(
     torch.testing.assert_close(output.loss.double(), torch.stack(nats).mean(), rtol=1e-5, atol=0)
 
 
-def test_logits_to_keep_computes_the_last_ones(
-    model: LumiereForCausalLM, ids: torch.Tensor
-) -> None:
+@both_families
+def test_logits_to_keep_computes_the_last_ones(model: Model, ids: torch.Tensor) -> None:
     logits = model(ids).logits
     torch.testing.assert_close(model(ids, logits_to_keep=3).logits, logits[:, -3:])
     chosen = torch.tensor([0, 4, 10])
     torch.testing.assert_close(model(ids, logits_to_keep=chosen).logits, logits[:, chosen])
 
 
-def test_a_tuple_where_no_output_object_is_wanted(
-    model: LumiereForCausalLM, ids: torch.Tensor
-) -> None:
+@both_families
+def test_a_tuple_where_no_output_object_is_wanted(model: Model, ids: torch.Tensor) -> None:
     loss, logits, *_ = model(ids, labels=ids, return_dict=False)
     assert torch.equal(logits, model(ids).logits)
     assert loss.ndim == 0
 
 
-def test_the_backbone_gives_what_the_output_layer_reads(
-    model: LumiereForCausalLM, ids: torch.Tensor
-) -> None:
-    backbone = LumiereBackbone(model.config).eval()
+@both_families
+def test_the_backbone_gives_what_the_output_layer_reads(model: Model, ids: torch.Tensor) -> None:
+    backbone = type(model.model)(model.config).eval()
     backbone.load_state_dict(model.model.state_dict())
     hidden = backbone(ids).last_hidden_state
     assert torch.equal(hidden @ backbone.embed_tokens.weight.T, model(ids).logits)
 
 
-def test_a_text_longer_than_the_context_is_an_error(model: LumiereForCausalLM) -> None:
+@both_families
+def test_a_text_longer_than_the_context_is_an_error(model: Model) -> None:
     ids = torch.full((1, 17), 5)
     sentence = (
         "17 tokens are longer than the context of 16: cut the text into windows, or use gener"
@@ -185,7 +188,8 @@ def test_a_text_longer_than_the_context_is_an_error(model: LumiereForCausalLM) -
         model(ids, position_ids=torch.arange(17)[None])
 
 
-def test_padding_does_not_count_against_the_context(model: LumiereForCausalLM) -> None:
+@both_families
+def test_padding_does_not_count_against_the_context(model: Model) -> None:
     ids = torch.randint(3, 300, (1, 16))
     padded = torch.cat([torch.full((1, 9), 2), ids], dim=1)
     mask = torch.tensor([[0] * 9 + [1] * 16])
@@ -193,18 +197,20 @@ def test_padding_does_not_count_against_the_context(model: LumiereForCausalLM) -
     torch.testing.assert_close(logits[:, 9:], model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_is_drawn_in_training_only(model: LumiereForCausalLM, ids: torch.Tensor) -> None:
+@both_families
+def test_dropout_is_drawn_in_training_only(model: Model, ids: torch.Tensor) -> None:
     assert torch.equal(model(ids).logits, model(ids).logits)
     model.train()
     assert not torch.equal(model(ids).logits, model(ids).logits)
 
 
+@both_families
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_no_gradient(
-    config: LumiereConfig, ids: torch.Tensor, reentrant: bool
+    config: Config, ids: torch.Tensor, reentrant: bool
 ) -> None:
     config.dropout = 0.0
-    model = fill_with_noise(LumiereForCausalLM(config)).train()
+    model = fill_with_noise(new_model(config)).train()
 
     def loss_and_gradients() -> tuple[torch.Tensor, list[torch.Tensor]]:
         loss = model(ids, labels=ids).loss
@@ -229,11 +235,12 @@ def test_gradient_checkpointing_changes_no_gradient(
         torch.testing.assert_close(gradient, wanted)
 
 
+@both_families
 def test_gradient_checkpointing_draws_the_same_dropout_twice(
-    config: LumiereConfig, ids: torch.Tensor
+    config: Config, ids: torch.Tensor
 ) -> None:
     config.dropout = 0.5
-    model = fill_with_noise(LumiereForCausalLM(config)).train()
+    model = fill_with_noise(new_model(config)).train()
 
     def gradients() -> list[torch.Tensor]:
         torch.manual_seed(7)
@@ -246,10 +253,11 @@ def test_gradient_checkpointing_draws_the_same_dropout_twice(
         torch.testing.assert_close(gradient, wanted)
 
 
-def test_the_loss_falls_when_trained(config: LumiereConfig, ids: torch.Tensor) -> None:
+@both_families
+def test_the_loss_falls_when_trained(config: Config, ids: torch.Tensor) -> None:
     """From the zeros of a fresh model, every weight gets to move within two steps."""
     torch.manual_seed(0)
-    model = LumiereForCausalLM(config)
+    model = new_model(config)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     losses = []
@@ -263,7 +271,8 @@ def test_the_loss_falls_when_trained(config: LumiereConfig, ids: torch.Tensor) -
     assert all(not torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
 
-def test_bfloat16_stays_close_to_float32(model: LumiereForCausalLM, ids: torch.Tensor) -> None:
+@both_families
+def test_bfloat16_stays_close_to_float32(model: Model, ids: torch.Tensor) -> None:
     expected = functional.log_softmax(model(ids).logits, dim=-1)
     logits = model.to(torch.bfloat16)(ids).logits
     assert logits.dtype == torch.bfloat16

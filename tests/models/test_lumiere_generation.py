@@ -1,13 +1,15 @@
-"""Generation: the cache changes nothing, and a text goes on past the end of the context."""
+"""Generation: the cache changes nothing, and a text goes on past the end of the context.
+
+What Lumenspark does in the same way is tested with both.
+"""
 
 from pathlib import Path
 
 import pytest
 import torch
-from plain_lumiere import plain_greedy
+from small_models import Model, both_families, left_padded, plain_greedy, random_rows
 from torch import Tensor
 from transformers import (
-    DynamicCache,
     PreTrainedTokenizerFast,
     StaticCache,
     TextIteratorStreamer,
@@ -18,24 +20,10 @@ from transformers import (
 from lumenspark.models import LumiereForCausalLM
 
 
-def left_padded(rows: list[list[int]]) -> dict[str, Tensor]:
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[2] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
-
-
-def random_rows(*lengths: int) -> list[list[int]]:
-    noise = torch.Generator().manual_seed(3)
-    return [torch.randint(3, 300, (n,), generator=noise).tolist() for n in lengths]
-
-
-def test_one_token_at_a_time_gives_the_logits_of_the_whole(
-    model: LumiereForCausalLM, ids: Tensor
-) -> None:
+@both_families
+def test_one_token_at_a_time_gives_the_logits_of_the_whole(model: Model, ids: Tensor) -> None:
     whole = model(ids).logits
-    cache = DynamicCache(config=model.config)
+    cache = model.model.new_cache()
     steps = [
         model(ids[:, t : t + 1], past_key_values=cache, use_cache=True).logits for t in range(11)
     ]
@@ -43,8 +31,9 @@ def test_one_token_at_a_time_gives_the_logits_of_the_whole(
     assert cache.get_seq_length() == 11
 
 
+@both_families
 def test_the_cache_can_be_fed_several_tokens_with_padding_before_them(
-    model: LumiereForCausalLM,
+    model: Model,
 ) -> None:
     rows = random_rows(10, 6)
     batch = left_padded(rows)
@@ -61,22 +50,25 @@ def test_the_cache_can_be_fed_several_tokens_with_padding_before_them(
         torch.testing.assert_close(rest.logits[index], alone[0, -3:], rtol=1e-4, atol=1e-4)
 
 
-def test_a_cache_that_is_full_is_an_error(model: LumiereForCausalLM) -> None:
+@both_families
+def test_a_cache_that_is_full_is_an_error(model: Model) -> None:
     start = model(torch.full((1, 16), 5), use_cache=True)
     with pytest.raises(ValueError, match="17 tokens are longer than the context of 16"):
         model(torch.tensor([[5]]), past_key_values=start.past_key_values)
 
 
-def test_use_cache_false_keeps_none(model: LumiereForCausalLM, ids: Tensor) -> None:
+@both_families
+def test_use_cache_false_keeps_none(model: Model, ids: Tensor) -> None:
     assert model(ids, use_cache=False).past_key_values is None
     assert model.train()(ids).past_key_values is None
 
 
 CACHES = {
-    "growing": {},
+    "kept": {},
     "none": {"use_cache": False},
     "fixed": {"cache_implementation": "static"},
 }
+WAYS = [("lumiere", cache) for cache in CACHES] + [("lumenspark", "kept"), ("lumenspark", "none")]
 
 
 @pytest.mark.parametrize("cache", CACHES)
@@ -92,10 +84,10 @@ def test_greedy_text_equals_a_plain_loop_far_past_the_context(
         assert row.tolist()[14 - len(prompt) :] == plain_greedy(model, prompt, 45)
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize(("family", "cache"), WAYS)
 @pytest.mark.parametrize("lengths", [(16,), (17,), (40,), (40, 16), (40, 3), (17, 40, 8, 9)])
 def test_a_prompt_longer_than_the_context_starts_from_its_newest_half(
-    model: LumiereForCausalLM, cache: str, lengths: tuple[int, ...]
+    model: Model, cache: str, lengths: tuple[int, ...]
 ) -> None:
     rows = random_rows(*lengths)
     output = model.generate(**left_padded(rows), max_new_tokens=12, **CACHES[cache])
@@ -103,13 +95,15 @@ def test_a_prompt_longer_than_the_context_starts_from_its_newest_half(
         assert row.tolist()[max(lengths) - len(prompt) :] == plain_greedy(model, prompt, 12)
 
 
-def test_without_a_mask_nothing_is_padding(model: LumiereForCausalLM, ids: Tensor) -> None:
+@both_families
+def test_without_a_mask_nothing_is_padding(model: Model, ids: Tensor) -> None:
     output = model.generate(ids, max_new_tokens=20)
     assert output.tolist() == [plain_greedy(model, row.tolist(), 20) for row in ids]
 
 
+@both_families
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
-def test_a_mask_may_be_of_any_type(model: LumiereForCausalLM, dtype: torch.dtype) -> None:
+def test_a_mask_may_be_of_any_type(model: Model, dtype: torch.dtype) -> None:
     batch = left_padded(random_rows(9, 4))
     expected = model.generate(**batch, max_new_tokens=20)
     mask = batch["attention_mask"].to(dtype)
@@ -117,14 +111,16 @@ def test_a_mask_may_be_of_any_type(model: LumiereForCausalLM, dtype: torch.dtype
     assert torch.equal(output, expected)
 
 
-def test_an_odd_context_keeps_the_smaller_half(model: LumiereForCausalLM) -> None:
+@both_families
+def test_an_odd_context_keeps_the_smaller_half(model: Model) -> None:
     model.config.max_position_embeddings = 7
     prompt = random_rows(5)[0]
     output = model.generate(torch.tensor([prompt]), max_new_tokens=20)
     assert output[0].tolist() == plain_greedy(model, prompt, 20)
 
 
-def test_rows_that_have_ended_do_not_disturb_the_others(model: LumiereForCausalLM) -> None:
+@both_families
+def test_rows_that_have_ended_do_not_disturb_the_others(model: Model) -> None:
     rows = random_rows(14, 1, 7)
     texts = [plain_greedy(model, row, 30) for row in rows]
     end = texts[0][14 + 4]  # the first row makes this token early
@@ -136,16 +132,15 @@ def test_rows_that_have_ended_do_not_disturb_the_others(model: LumiereForCausalL
         assert set(row[14 + len(made) :]) <= {2}
 
 
-def test_generation_while_training_is_the_same_without_dropout(
-    model: LumiereForCausalLM, ids: Tensor
-) -> None:
+@both_families
+def test_generation_while_training_is_the_same_without_dropout(model: Model, ids: Tensor) -> None:
     expected = model.generate(ids, max_new_tokens=20)
     model.config.dropout = 0.0
     assert torch.equal(model.train().generate(ids, max_new_tokens=20), expected)
 
 
-@pytest.mark.parametrize("cache", CACHES)
-def test_beams(model: LumiereForCausalLM, cache: str) -> None:
+@pytest.mark.parametrize(("family", "cache"), WAYS)
+def test_beams(model: Model, cache: str) -> None:
     """Within the context: no worse than greedy. Past it: as many tokens as asked for."""
     batch = left_padded(random_rows(5, 2))
     arguments = {"max_new_tokens": 6, **CACHES[cache]}
@@ -164,9 +159,10 @@ def test_beams(model: LumiereForCausalLM, cache: str) -> None:
     assert further.shape == (4, 45)
 
 
+@both_families
 @torch.no_grad()
 def test_beams_past_the_context_are_scored_as_the_window_sees_them(
-    model: LumiereForCausalLM,
+    model: Model,
 ) -> None:
     """Token by token, the score of the best beam is that of a plain loop over its windows."""
     prompt = random_rows(14)[0]
@@ -187,7 +183,8 @@ def test_beams_past_the_context_are_scored_as_the_window_sees_them(
     assert log_p / 6 == pytest.approx(float(output.sequences_scores[0]), abs=1e-3)
 
 
-def test_sampling_is_reproducible_by_its_seed(model: LumiereForCausalLM, ids: Tensor) -> None:
+@both_families
+def test_sampling_is_reproducible_by_its_seed(model: Model, ids: Tensor) -> None:
     def sample(seed: int) -> Tensor:
         torch.manual_seed(seed)
         return model.generate(
@@ -220,7 +217,8 @@ def test_streamers_give_the_text_as_it_is_made(
     assert "".join(pieces) == expected
 
 
-def test_a_cache_that_was_kept_can_be_continued(model: LumiereForCausalLM) -> None:
+@both_families
+def test_a_cache_that_was_kept_can_be_continued(model: Model) -> None:
     rows = random_rows(6, 3)
     first = model.generate(**left_padded(rows), max_new_tokens=4, return_dict_in_generate=True)
     mask = torch.cat([left_padded(rows)["attention_mask"], torch.ones(2, 4).long()], dim=1)
@@ -234,8 +232,9 @@ def test_a_cache_that_was_kept_can_be_continued(model: LumiereForCausalLM) -> No
         assert row[6 - len(prompt) :] == plain_greedy(model, prompt, 9)
 
 
+@both_families
 def test_a_cache_that_was_kept_can_be_continued_past_the_context(
-    model: LumiereForCausalLM,
+    model: Model,
 ) -> None:
     """13 tokens, then 7 more: full at the 17th, as without the stop."""
     prompt = random_rows(6)[0]
@@ -246,8 +245,9 @@ def test_a_cache_that_was_kept_can_be_continued_past_the_context(
     assert again[0].tolist() == plain_greedy(model, prompt, 27)
 
 
+@both_families
 def test_a_cache_kept_from_past_the_context_goes_on_as_a_long_prompt(
-    model: LumiereForCausalLM,
+    model: Model,
 ) -> None:
     """What was forgotten is not known to the second call: it starts from the newest half."""
     prompt = random_rows(6)[0]
@@ -259,7 +259,8 @@ def test_a_cache_kept_from_past_the_context_goes_on_as_a_long_prompt(
     assert again[0].tolist() == plain_greedy(model, text, 20)
 
 
-def test_new_tokens_alone_after_a_kept_cache(model: LumiereForCausalLM) -> None:
+@both_families
+def test_new_tokens_alone_after_a_kept_cache(model: Model) -> None:
     """A conversation: the second call is given only what was not yet read."""
     prompt, more = random_rows(6, 3)
     start = model(torch.tensor([prompt]), use_cache=True)
@@ -272,7 +273,8 @@ def test_new_tokens_alone_after_a_kept_cache(model: LumiereForCausalLM) -> None:
     assert again[0, 3:].tolist() == plain_greedy(model, prompt + more, 7)[9:]
 
 
-def test_new_tokens_alone_cannot_go_past_the_context(model: LumiereForCausalLM) -> None:
+@both_families
+def test_new_tokens_alone_cannot_go_past_the_context(model: Model) -> None:
     """The tokens before them would have to be encoded again, and are not known."""
     prompt, more = random_rows(12, 3)
     start = model(torch.tensor([prompt]), use_cache=True)
@@ -293,8 +295,9 @@ def test_a_fixed_cache_of_ones_own(model: LumiereForCausalLM) -> None:
     assert output[0].tolist() == plain_greedy(model, prompt, 30)
 
 
+@both_families
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_prompt_of_embeddings(model: LumiereForCausalLM, masked: bool) -> None:
+def test_a_prompt_of_embeddings(model: Model, masked: bool) -> None:
     prompt = random_rows(6)[0]
     embeddings = model.get_input_embeddings()(torch.tensor([prompt]))
     mask = {"attention_mask": torch.ones(1, 6, dtype=torch.long)} if masked else {}
@@ -302,7 +305,8 @@ def test_a_prompt_of_embeddings(model: LumiereForCausalLM, masked: bool) -> None
     assert output[0].tolist() == plain_greedy(model, prompt, 10)[6:]
 
 
-def test_a_prompt_of_embeddings_with_padding(model: LumiereForCausalLM) -> None:
+@both_families
+def test_a_prompt_of_embeddings_with_padding(model: Model) -> None:
     rows = random_rows(6, 2)
     batch = left_padded(rows)
     output = model.generate(
@@ -314,7 +318,8 @@ def test_a_prompt_of_embeddings_with_padding(model: LumiereForCausalLM) -> None:
         assert row == plain_greedy(model, prompt, 8)[len(prompt) :]
 
 
-def test_a_prompt_of_embeddings_cannot_go_past_the_context(model: LumiereForCausalLM) -> None:
+@both_families
+def test_a_prompt_of_embeddings_cannot_go_past_the_context(model: Model) -> None:
     for length, new in ((6, 20), (17, 1)):
         with pytest.raises(ValueError, match="inputs_embeds cannot go past the context length 16"):
             model.generate(inputs_embeds=torch.randn(1, length, 32), max_new_tokens=new)
@@ -330,7 +335,8 @@ def test_speculation_by_prompt_lookup(model: LumiereForCausalLM) -> None:
     assert further.shape == (1, 58)
 
 
-def test_a_prompt_read_in_chunks(model: LumiereForCausalLM) -> None:
+@both_families
+def test_a_prompt_read_in_chunks(model: Model) -> None:
     prompt = random_rows(12)[0]
     output = model.generate(torch.tensor([prompt]), prefill_chunk_size=5, max_new_tokens=12)
     assert output[0].tolist() == plain_greedy(model, prompt, 12)
@@ -338,8 +344,9 @@ def test_a_prompt_read_in_chunks(model: LumiereForCausalLM) -> None:
         model.generate(torch.tensor([prompt * 2]), prefill_chunk_size=5, max_new_tokens=12)
 
 
+@both_families
 def test_the_pipeline_makes_its_256_tokens(
-    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    model: Model, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -1,4 +1,7 @@
-"""What save_pretrained leaves in a folder, and what from_pretrained makes of it."""
+"""What save_pretrained leaves in a folder, and what from_pretrained makes of it.
+
+What Lumenspark does in the same way is tested with both.
+"""
 
 import json
 import re
@@ -10,13 +13,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_models import Config, Model, both_families, new_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
 
-from lumenspark.models import LumiereBackbone, LumiereConfig, LumiereForCausalLM
+from lumenspark.models import LumiereConfig, LumiereForCausalLM
 
 
 @pytest.fixture
-def folder(model: LumiereForCausalLM, tmp_path: Path) -> Path:
+def folder(model: Model, tmp_path: Path) -> Path:
     model.save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
@@ -28,74 +32,74 @@ def without(folder: Path, *names: str) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-def test_the_folder_holds_safetensors_with_tied_weights_once(folder: Path) -> None:
+@both_families
+def test_the_folder_holds_safetensors_with_tied_weights_once(
+    folder: Path, model: Model, family: str
+) -> None:
     names = {path.name for path in folder.iterdir() if path.suffix != ".py"}
     assert names == {"config.json", "generation_config.json", "model.safetensors"}
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
-        stored = list(weights.keys())
-    assert "lm_head.weight" not in stored
-    assert "model.embed_tokens.weight" in stored
-    assert len(stored) == 2 + 2 * 9 + 1
+        stored = set(weights.keys())
+    assert stored == set(model.state_dict()) - {"lm_head.weight"}
     config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["LumiereForCausalLM"]
+    name = family.capitalize()
+    assert config["architectures"] == [f"{name}ForCausalLM"]
     assert config["auto_map"] == {
-        "AutoConfig": "configuration_lumiere.LumiereConfig",
-        "AutoModel": "modeling_lumiere.LumiereBackbone",
-        "AutoModelForCausalLM": "modeling_lumiere.LumiereForCausalLM",
+        "AutoConfig": f"configuration_{family}.{name}Config",
+        "AutoModel": f"modeling_{family}.{name}Backbone",
+        "AutoModelForCausalLM": f"modeling_{family}.{name}ForCausalLM",
     }
 
 
-def test_the_code_lies_beside_the_weights(folder: Path) -> None:
-    assert {path.name for path in folder.glob("*.py")} >= {
-        "attention.py",
-        "configuration_lumiere.py",
-        "generation.py",
-        "layers.py",
-        "modeling_lumiere.py",
-    }
-    for path in folder.glob("*.py"):
-        assert not re.search(r"(import|from) lumenspark", path.read_text(encoding="utf-8"))
+@both_families
+def test_the_code_lies_beside_the_weights(folder: Path, family: str) -> None:
+    """All of it: what a file imports from beside itself is there."""
+    files = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    assert {f"configuration_{family}", f"modeling_{family}"} < set(files)
+    for code in files.values():
+        assert not re.search(r"(import|from) lumenspark", code)
+        assert set(re.findall(r"^ *from \.(\w+) import", code, flags=re.M)) <= set(files)
 
 
-def test_the_auto_classes_find_all_three(
-    folder: Path, model: LumiereForCausalLM, ids: torch.Tensor
-) -> None:
+@both_families
+def test_the_auto_classes_find_all_three(folder: Path, model: Model, ids: torch.Tensor) -> None:
     config = AutoConfig.from_pretrained(folder)
-    assert type(config) is LumiereConfig
-    assert config.to_diff_dict() == LumiereConfig.from_pretrained(folder).to_diff_dict()
+    assert type(config) is type(model.config)
+    assert config.to_diff_dict() == type(config).from_pretrained(folder).to_diff_dict()
     language_model = AutoModelForCausalLM.from_pretrained(folder)
-    assert type(language_model) is LumiereForCausalLM
+    assert type(language_model) is type(model)
     assert torch.equal(language_model(ids).logits, model(ids).logits)
     backbone = AutoModel.from_pretrained(folder)
-    assert type(backbone) is LumiereBackbone
+    assert type(backbone) is type(model.model)
     assert torch.equal(backbone(ids).last_hidden_state, model.model(ids).last_hidden_state)
-    assert type(AutoModelForCausalLM.from_config(config)) is LumiereForCausalLM
+    assert type(AutoModelForCausalLM.from_config(config)) is type(model)
 
 
+@both_families
 def test_a_backbone_saved_alone_loads_alone(
-    model: LumiereForCausalLM, ids: torch.Tensor, tmp_path: Path
+    model: Model, ids: torch.Tensor, tmp_path: Path
 ) -> None:
     model.model.save_pretrained(tmp_path)
     backbone = AutoModel.from_pretrained(tmp_path)
     assert torch.equal(backbone(ids).last_hidden_state, model.model(ids).last_hidden_state)
-    assert torch.equal(LumiereForCausalLM.from_pretrained(tmp_path)(ids).logits, model(ids).logits)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(ids).logits, model(ids).logits)
 
 
-def test_tied_weights_stay_tied(folder: Path, model: LumiereForCausalLM, ids: torch.Tensor) -> None:
-    loaded = LumiereForCausalLM.from_pretrained(folder)
+@both_families
+def test_tied_weights_stay_tied(folder: Path, model: Model, ids: torch.Tensor) -> None:
+    loaded = type(model).from_pretrained(folder)
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
     assert loaded.get_input_embeddings() is loaded.model.embed_tokens
     assert loaded.get_output_embeddings() is loaded.lm_head
 
 
-def test_untied_weights_are_both_stored(
-    config: LumiereConfig, ids: torch.Tensor, tmp_path: Path
-) -> None:
+@both_families
+def test_untied_weights_are_both_stored(config: Config, ids: torch.Tensor, tmp_path: Path) -> None:
     config.tie_word_embeddings = False
-    model = LumiereForCausalLM(config).eval()
+    model = new_model(config).eval()
     assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
     model.save_pretrained(tmp_path)
-    loaded = LumiereForCausalLM.from_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
     assert not loaded.config.tie_word_embeddings
     assert torch.equal(loaded(ids).logits, model(ids).logits)
 
@@ -149,20 +153,22 @@ def test_what_the_file_does_not_hold_is_initialised_as_in_a_fresh_model(
         assert name in missing or torch.equal(weights[name], weight)
 
 
+@both_families
 def test_an_empty_file_gives_a_fresh_model(folder: Path, ids: torch.Tensor) -> None:
     save_file({}, folder / "model.safetensors", metadata={"format": "pt"})
-    loaded = LumiereForCausalLM.from_pretrained(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert not any(weight.is_meta for weight in loaded.state_dict().values())
     assert not any(buffer.is_meta for buffer in loaded.buffers())
     assert 0.015 < loaded.model.embed_tokens.weight.std() < 0.025
     assert loaded(ids, labels=ids).loss < 10
 
 
+@both_families
 def test_a_model_can_be_laid_out_on_the_meta_device(
-    config: LumiereConfig, model: LumiereForCausalLM, ids: torch.Tensor
+    config: Config, model: Model, ids: torch.Tensor
 ) -> None:
     with torch.device("meta"):
-        empty = LumiereForCausalLM(config)
+        empty = new_model(config)
     assert all(weight.is_meta for weight in empty.parameters())
     assert empty(ids.to("meta")).logits.shape == (3, 11, 300)
     empty.to_empty(device="cpu")
@@ -170,6 +176,7 @@ def test_a_model_can_be_laid_out_on_the_meta_device(
     assert torch.equal(empty.eval()(ids).logits, model(ids).logits)
 
 
+@both_families
 def test_bfloat16_is_kept(folder: Path, ids: torch.Tensor, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
@@ -178,8 +185,9 @@ def test_bfloat16_is_kept(folder: Path, ids: torch.Tensor, tmp_path: Path) -> No
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
 
 
+@both_families
 def test_the_vocabulary_can_grow_and_shrink(
-    model: LumiereForCausalLM, ids: torch.Tensor, tmp_path: Path
+    model: Model, ids: torch.Tensor, tmp_path: Path
 ) -> None:
     expected = model(ids).logits
     model.resize_token_embeddings(307)
@@ -188,15 +196,16 @@ def test_the_vocabulary_can_grow_and_shrink(
     logits = model(ids, labels=ids).logits
     torch.testing.assert_close(logits[..., :300], expected)
     model.save_pretrained(tmp_path)
-    assert torch.equal(LumiereForCausalLM.from_pretrained(tmp_path)(ids).logits, logits)
+    assert torch.equal(type(model).from_pretrained(tmp_path)(ids).logits, logits)
     model.resize_token_embeddings(290)
     assert model(ids.clamp(max=289)).logits.shape == (3, 11, 290)
 
 
+@both_families
 def test_weights_of_another_size(folder: Path) -> None:
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        LumiereForCausalLM.from_pretrained(folder, vocab_size=310)
-    loaded, report = LumiereForCausalLM.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(folder, vocab_size=310)
+    loaded, report = AutoModelForCausalLM.from_pretrained(
         folder, vocab_size=310, ignore_mismatched_sizes=True, output_loading_info=True
     )
     assert loaded.model.embed_tokens.weight.shape == (310, 32)
@@ -207,7 +216,7 @@ def test_weights_of_another_size(folder: Path) -> None:
 def test_importing_the_package_loads_neither_torch_nor_transformers() -> None:
     program = (
         "import sys, lumenspark\n"
-        "assert 'LumiereConfig' in dir(lumenspark)\n"
+        "assert {'LumiereConfig', 'LumensparkConfig'} < set(dir(lumenspark))\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
     )
     finished = subprocess.run(
@@ -220,7 +229,7 @@ STRANGER = """
 import sys
 sys.modules["lumenspark"] = None  # importing it is an error from here on
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 folder, again = sys.argv[1:]
 trusted = {"trust_remote_code": True}
@@ -232,6 +241,8 @@ hidden = backbone(ids).last_hidden_state
 assert torch.equal(hidden @ backbone.embed_tokens.weight.T, model(ids).logits)
 text = model.generate(text="The lamp", max_new_tokens=30)
 assert text.startswith("The lamp")
+write = pipeline("text-generation", model=folder, **trusted)
+assert write("The lamp", max_new_tokens=30, do_sample=False) == [{"generated_text": text}]
 model.save_pretrained(again)
 AutoTokenizer.from_pretrained(folder, **trusted).save_pretrained(again)
 reloaded = AutoModelForCausalLM.from_pretrained(again, attn_implementation="matmul", **trusted)
@@ -242,9 +253,10 @@ print(model(ids).logits.flatten().tolist())
 """
 
 
+@both_families
 @pytest.mark.slow
 def test_a_stranger_loads_the_folder_without_this_package(
-    model: LumiereForCausalLM, tokenizer: object, tmp_path: Path
+    model: Model, tokenizer: object, tmp_path: Path
 ) -> None:
     """The code beside the weights is enough; what the stranger saves is as good again."""
     first, again = tmp_path / "first", tmp_path / "again"
@@ -263,5 +275,5 @@ def test_a_stranger_loads_the_folder_without_this_package(
     expected = model(torch.tensor([[5, 6, 7, 8]])).logits.flatten()
     torch.testing.assert_close(torch.tensor(json.loads(logits)), expected, rtol=1e-4, atol=1e-4)
     loaded = AutoModelForCausalLM.from_pretrained(again)
-    assert type(loaded) is LumiereForCausalLM
+    assert type(loaded) is type(model)
     assert {path.name for path in again.glob("*.py")} == {path.name for path in first.glob("*.py")}

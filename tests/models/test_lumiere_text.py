@@ -4,32 +4,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain_lumiere import plain_greedy
+from small_models import Model, both_families, plain_greedy
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
 from lumenspark.models import LumiereForCausalLM
 
 
 @pytest.fixture
-def folder(model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+def folder(model: Model, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     model.save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
-def expected_text(
-    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, new: int
-) -> str:
+def expected_text(model: Model, tokenizer: PreTrainedTokenizerFast, prompt: str, new: int) -> str:
     ids = plain_greedy(model, tokenizer(prompt)["input_ids"], new)
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
+@both_families
 def test_a_string_gives_a_string_and_a_list_a_list(
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """The tokenizer is the one beside the weights. Longer texts and shorter go in one batch."""
-    model = LumiereForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     prompts = ["The lamp", "On clear nights one can count the fishing boats.", "S"]
     expected = [expected_text(model, tokenizer, prompt, 30) for prompt in prompts]
     assert model.generate(text=prompts[0], max_new_tokens=30) == expected[0]

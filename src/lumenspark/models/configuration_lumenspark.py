@@ -59,7 +59,17 @@ class LumensparkConfig(PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.embed_dim % self.heads:
+        # Names the code that transformers copies beside the weights (trust_remote_code).
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "configuration_lumenspark.LumensparkConfig",
+                "AutoModel": "modeling_lumenspark.LumensparkBackbone",
+                "AutoModelForCausalLM": "modeling_lumenspark.LumensparkForCausalLM",
+            },
+        )
+        super().__post_init__(**kwargs)  # transformers' names become ours here
+        if self.heads < 1 or self.embed_dim % self.heads:
             raise ValueError(f"embed_dim={self.embed_dim} must be a multiple of heads={self.heads}")
         if self.k is not None and self.k < 0:
             raise ValueError(f"k={self.k} must be 0 or more, or null for dense attention")
@@ -71,16 +81,6 @@ class LumensparkConfig(PreTrainedConfig):
                 f"rank={self.rank} must be from 1 to {most} for embed_dim={self.embed_dim}, beyond "
                 "which it saves nothing; null makes the layers dense"
             )
-        # Names the code that transformers copies beside the weights (trust_remote_code).
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "configuration_lumenspark.LumensparkConfig",
-                "AutoModel": "modeling_lumenspark.LumensparkBackbone",
-                "AutoModelForCausalLM": "modeling_lumenspark.LumensparkForCausalLM",
-            },
-        )
-        super().__post_init__(**kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

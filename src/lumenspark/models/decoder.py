@@ -122,6 +122,11 @@ class DecoderMixin:
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         context = self.config.max_position_embeddings
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            if attention_mask.shape[1] < past + length:
+                raise ValueError(
+                    f"the attention mask has {attention_mask.shape[1]} columns for {past + length} "
+                    "tokens: it must cover those that the cache knows too"
+                )
             position_ids = positions_from_mask(attention_mask)[:, -length:]
         if position_ids is None:
             check_length(past + length, context)

@@ -298,7 +298,10 @@ def step(
     size = query.shape[-1]
     position = state.count  # (B,)
     columns = torch.arange(2 * window, device=query.device)
-    recent = state.recent.clone() if torch.is_grad_enabled() else state.recent
+    in_place = not torch.is_grad_enabled() and (
+        torch.is_inference_mode_enabled() or not state.recent.is_inference()
+    )
+    recent = state.recent if in_place else state.recent.clone()
     rows, column = torch.arange(len(position), device=query.device), position % (2 * window)
     token = torch.cat([key, value], dim=-1)[:, :, 0]
     if mask is not None:
@@ -397,7 +400,7 @@ class _Layout:
 
     window: int
     blocks: int  # of queries
-    positions: Tensor  # (B, L) each key's position; 0 before the text begins
+    positions: Tensor  # (B, L) each key's position; beside the text, that of its first or last
     present: Tensor  # (B, L) boolean: there is a token here
     key_columns: Tensor  # (B, L) of state.recent, then the new keys
     query_columns: Tensor  # (B, blocks·window) of the new queries
@@ -438,7 +441,7 @@ def _layout(mask: Tensor | None, state: LowRankState, length: int, window: int) 
     return _Layout(
         window=window,
         blocks=blocks,
-        positions=positions.clamp(min=0),
+        positions=positions.clamp(min=0).minimum((end - 1).clamp(min=0)),
         present=(positions >= 0) & (positions < end),
         key_columns=torch.where(number < 0, positions % (2 * window), 2 * window + new_columns),
         query_columns=new_columns[:, window:],
