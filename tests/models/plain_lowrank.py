@@ -234,9 +234,11 @@ def in_steps(case: Case, state: LowRankState | None = None) -> tuple[Tensor, Low
     return torch.cat(outputs, dim=2), state
 
 
-def in_pieces(case: Case, lengths: list[int]) -> tuple[Tensor, LowRankState]:
+def in_pieces(
+    case: Case, lengths: list[int], state: LowRankState | None = None
+) -> tuple[Tensor, LowRankState]:
     """Piece after piece, each going on from the state of the one before."""
-    state = case.empty_state()
+    state = state or case.empty_state()
     outputs, begin = [torch.zeros_like(case.query[:, :, :0])], 0
     for length in lengths:
         piece = case[begin : begin + length]

@@ -78,7 +78,7 @@ def test_a_state_continues_text_of_different_lengths_in_each_row() -> None:
     case.mask = torch.arange(19) >= 13 - tokens[:, None]
     _, state = in_pieces(case[:13], [13])
     assert torch.equal(state.count, tokens)
-    for output, after in (in_steps(case[13:], state), in_steps(case[13:], state)):
+    for output, after in (in_steps(case[13:], state), in_pieces(case[13:], [2, 4], state)):
         assert torch.equal(after.count, tokens + 6)
         for row in range(4):
             alone = case.row(row)
@@ -117,11 +117,7 @@ def test_a_copy_of_the_state_undoes_what_came_after_it() -> None:
     expected = chunked(*case.tokens, *case.options)[0]
     again = kept.map(torch.clone)
     assert_near(in_steps(case[9:], kept)[0], expected[:, :, 9:], 1e-5)
-    assert_near(in_pieces_after(case[9:], again), expected[:, :, 9:], 1e-5)
-
-
-def in_pieces_after(case: Case, state: LowRankState) -> Tensor:
-    return chunked(*case.tokens, *case.options, case.mask, state)[0]
+    assert_near(in_pieces(case[9:], [8], again)[0], expected[:, :, 9:], 1e-5)
 
 
 def test_rows_of_a_state_can_be_chosen_and_repeated() -> None:

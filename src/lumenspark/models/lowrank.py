@@ -211,13 +211,15 @@ def chunked(
     key_value = torch.cat([state.recent, torch.cat([key, value], dim=-1)], dim=2)
     key_value = _take(key_value, layout.key_columns)
     key_value = key_value.masked_fill(~layout.present[:, None, :, None], 0.0)
+    query = _take(query, layout.query_columns)
+    query = query.masked_fill(~layout.present[:, None, window:, None], 0.0)
     written = layout.blocks * window  # the last block is still being read
     write = _project(
         project, key_value[:, :, :written, : key.shape[-1]], layout.positions[:, :written]
     )
     write = write.masked_fill(~layout.present[:, None, :written, None], 0.0).to(query.dtype)
     output = _in_blocks(
-        _take(query, layout.query_columns),
+        query,
         key_value,
         write,
         state,
@@ -453,7 +455,8 @@ def _layout(mask: Tensor | None, state: LowRankState, length: int, window: int) 
 
 def _take(tensor: Tensor, columns: Tensor) -> Tensor:
     """Of (B, H, S, C) the ``columns`` (B, T) of each row: (B, H, T, C)."""
-    return tensor.take_along_dim(columns[:, None, :, None], dim=2)
+    _, heads, _, features = tensor.shape
+    return tensor.gather(2, columns[:, None, :, None].expand(-1, heads, -1, features))
 
 
 def _project(project: Project | None, key: Tensor, positions: Tensor) -> Tensor:

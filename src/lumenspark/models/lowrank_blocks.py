@@ -3,8 +3,8 @@
 The sequence is walked through in segments of a few blocks, small enough for a processor's cache.
 The forward pass keeps its inputs, its output and the slots at the beginning of each segment; the
 backward pass walks the segments from the last to the first and computes the weights anew, as
-flash attention does (Dao et al. 2022, arXiv 2205.14135). So memory is O(n·(d + k)), and no tensor
-is larger than a segment's scores.
+flash attention does (Dao et al. 2022, arXiv 2205.14135). So memory is O(n·(d + k)), and what is
+made in between has the size of a segment.
 
 Shapes: N rows (batch times heads), G blocks of ``w`` queries, D features, K slots. There is one
 block of keys more than of queries: the one before the first. Keys and values lie side by side,
@@ -87,7 +87,8 @@ class _Segment:
         written = key_value[:, :-1]
         sums = _running_sums(slots, write.transpose(-1, -2) @ written)  # (N, G + 1, K, 2D)
         weights = _running_sums(weight, write.sum(2, dtype=torch.float32))
-        self.slots_after, self.weight_after = sums[:, -1], weights[:, -1]
+        # Copies, because these are kept for the backward pass, and a view would keep all sums.
+        self.slots_after, self.weight_after = sums[:, -1].clone(), weights[:, -1].clone()
         self.weight = weights[:, :-1]
         # A token's share of what a slot holds; of an empty slot, none.
         empty = self.weight < EMPTY
