@@ -29,9 +29,11 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from lumenspark.data.cache import cache_folder
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.models.attention import attention_weights
 from lumenspark.models.lowrank import chunked
+from lumenspark.training.device import prepare_process
 
 HEADS, SIZE, SLOTS, WINDOW = 8, 64, 64, 64
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,9 +50,9 @@ class Options:
     """Time and peak memory against the length of the text."""
 
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
-    longest_dense: int = 65536
+    longest_dense: int = 32768
     """Dense attention is left out beyond this."""
-    runs: int = 5
+    runs: int = 3
     threads: int = 0
     """0: torch's own choice."""
     device: str = "cpu"
@@ -291,9 +293,7 @@ def _bytes(cache: Any) -> int:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    torch.set_flush_denormal(True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    prepare_process(options.device, options.threads or None, cache_folder())  # as for training
     if options.memory_of:
         print_memory(options.memory_of)
         return

@@ -322,14 +322,14 @@ def test_asking_for_weights_and_states_changes_no_bit_of_the_logits(
 def test_the_hidden_states_are_the_embeddings_and_what_each_block_makes_of_them(
     model: LumensparkForCausalLM, ids: Tensor
 ) -> None:
-    states = model(ids, output_hidden_states=True).hidden_states
+    states = model(ids, use_cache=False, output_hidden_states=True).hidden_states
     weights = dict(model.named_parameters())
     positions = weights["model.embed_positions.weight"][:11]
     assert torch.equal(states[0], weights["model.embed_tokens.weight"][ids] + positions)
     first, second = model.model.layers
     assert torch.equal(states[1], first(states[0])[0])
     assert torch.equal(states[2], model.model.norm(second(states[1])[0]))
-    assert torch.equal(model.lm_head(states[2]), model(ids).logits)
+    assert torch.equal(model.lm_head(states[2]), model(ids, use_cache=False).logits)
 
 
 def test_the_configuration_can_ask_for_weights_and_states(

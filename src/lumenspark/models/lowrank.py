@@ -222,7 +222,8 @@ def chunked(
         query,
         key_value,
         write,
-        state,
+        state.slots,
+        state.weight,
         ~layout.present[:, 0],
         window,
         scaling,
@@ -242,26 +243,38 @@ def _chunked_unpadded(
     scaling: float,
 ) -> Tensor:
     """:func:`chunked` where every row begins at position 0 and has no pads: as in training."""
+    near = 2 * window  # the first two blocks see all that comes before them: dense attention
+    head = functional.scaled_dot_product_attention(
+        query[:, :, :near], key[:, :, :near], value[:, :, :near], is_causal=True, scale=scaling
+    )
     length = query.shape[2]
-    blocks = -(-length // window)
-    rest = blocks * window - length
-    # Before the first block lies one of zeros, which is neither read nor written. The last block
-    # is read, but not written any more; the others are whole.
-    key_value = functional.pad(torch.cat([key, value], dim=-1), (0, 0, window, rest))
-    positions = torch.arange((blocks - 1) * window, device=query.device)
-    write = _project(project, key[:, :, : len(positions)], positions[None])
-    write = functional.pad(write, (0, 0, window, 0)).to(query.dtype)
-    state = LowRankState.empty(key[:, :, :1], write.shape[-1], window)
-    first = torch.ones(len(query), dtype=torch.bool, device=query.device)
-    query = functional.pad(query, (0, 0, 0, rest))
-    return _in_blocks(query, key_value, write, state, first, window, scaling)[:, :, :length]
+    if length <= near:
+        return head
+    rest = -length % window
+    # The last block is read, but not written any more; the others are whole.
+    positions = torch.arange(length + rest - window, device=query.device)
+    write = _project(project, key[:, :, : len(positions)], positions[None]).to(query.dtype)
+    key_value = functional.pad(torch.cat([key, value], dim=-1), (0, 0, 0, rest))
+    written = write[:, :, :window].float()
+    tail = _in_blocks(
+        functional.pad(query[:, :, near:], (0, 0, 0, rest)),
+        key_value[:, :, window:],
+        write[:, :, window:],
+        slots=written.transpose(-1, -2) @ key_value[:, :, :window].float(),
+        weight=written.sum(2),
+        first=torch.zeros(len(query), dtype=torch.bool, device=query.device),
+        window=window,
+        scaling=scaling,
+    )
+    return torch.cat([head, tail[:, :, : length - near]], dim=2)
 
 
 def _in_blocks(
     query: Tensor,
     key_value: Tensor,
     write: Tensor,
-    state: LowRankState,
+    slots: Tensor,
+    weight: Tensor,
     first: Tensor,
     window: int,
     scaling: float,
@@ -274,8 +287,8 @@ def _in_blocks(
         query.flatten(0, 1).unflatten(1, (-1, window)),
         key_value.flatten(0, 1).unflatten(1, (-1, window)),
         write.flatten(0, 1).unflatten(1, (-1, window)),
-        state.slots.flatten(0, 1),
-        state.weight.flatten(0, 1),
+        slots.flatten(0, 1),
+        weight.flatten(0, 1),
         first.repeat_interleave(query.shape[1]),
         scaling,
     )

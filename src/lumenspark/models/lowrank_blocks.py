@@ -162,7 +162,7 @@ class _BlockAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         query, key_value, write, first, output, *starts = ctx.saved_tensors
-        width, slot_count = query.shape[2], write.shape[-1]
+        (width, size), slot_count = query.shape[2:], write.shape[-1]
         grad_query = torch.empty_like(query)
         grad_key_value = torch.zeros_like(key_value)
         grad_write = torch.empty_like(write)
@@ -187,30 +187,23 @@ class _BlockAttention(torch.autograd.Function):
             grad_scores *= part.weights
             scores_here = grad_scores.to(query.dtype) * ctx.scaling
             grad_query[:, begin:end] = scores_here @ part.keys
-            grad_read = torch.cat(  # of what the queries read: slots, block before, own block
-                [
-                    scores_here.transpose(-1, -2) @ queries,
-                    part.weights.to(query.dtype).transpose(-1, -2) @ grads,
-                ],
-                dim=-1,
-            )
-            grad_key_value[:, begin:end] += grad_read[..., slot_count : slot_count + width, :]
-            grad_key_value[:, begin + 1 : end + 1] += grad_read[..., slot_count + width :, :]
+            grad_keys = scores_here.transpose(-1, -2) @ queries
+            grad_values = part.weights.to(query.dtype).transpose(-1, -2) @ grads
+            for grad, read in (
+                (grad_key_value[:, begin:end], slice(slot_count, slot_count + width)),
+                (grad_key_value[:, begin + 1 : end + 1], slice(slot_count + width, None)),
+            ):
+                grad[..., :size] += grad_keys[:, :, read]
+                grad[..., size:] += grad_values[:, :, read]
 
             # Through the means to the sums, and through the sums to what was written.
-            empty = part.weight < EMPTY
-            weights = part.weight.masked_fill(empty, 1.0)
-            grad_means = grad_read[..., :slot_count, :].float()
-            means = torch.cat(
-                [part.keys[..., :slot_count, :], part.values[..., :slot_count, :]], -1
-            )
+            grad_means = torch.cat(
+                [grad_keys[:, :, :slot_count], grad_values[:, :, :slot_count]], dim=-1
+            ).float()
+            means = part.keys_values[:, :, :slot_count]
             grad_weights = grad_scores[..., :slot_count].sum(2) - (grad_means * means).sum(-1)
-            grad_sums = _sums_from_behind(
-                grad_slots, (grad_means / weights[..., None]).masked_fill_(empty[..., None], 0.0)
-            )
-            grad_weights = _sums_from_behind(
-                grad_weight, (grad_weights / weights).masked_fill_(empty, 0.0)
-            )
+            grad_sums = _sums_from_behind(grad_slots, grad_means * part.shares[..., None])
+            grad_weights = _sums_from_behind(grad_weight, grad_weights * part.shares)
             grad_slots, grad_weight = grad_sums[:, 0], grad_weights[:, 0]
             grad_parts = grad_sums[:, 1:].to(query.dtype)
             grad_write[:, begin:end] = written @ grad_parts.transpose(-1, -2)

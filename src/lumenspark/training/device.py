@@ -11,6 +11,7 @@ from lumenspark.errors import UserError
 
 COMPILE_FROM_SECONDS = 90.0  # a cold compile takes about 30 s; below this it may not pay
 COMPILE_FROM_STEPS = 500
+LARGEST_LEARNED_BLOCK = 31 * 2**20  # bytes: glibc learns from blocks below 32 MiB
 MATMUL_TO_CONTEXT = 512  # tokens; beyond, torch's fused attention is the faster one everywhere
 
 
@@ -75,13 +76,17 @@ def prepare_process(device: str, threads: int | None, cache: Path) -> None:
     """Settings of the whole process, before the first step.
 
     Denormal numbers are flushed to zero: arithmetic on them is many times slower, and weights
-    that decay pass through them. Compiled kernels are kept between runs. On a graphics card the
-    kernels that give the same bits each time are preferred, where torch has them.
+    that decay pass through them. The C library learns, from one large block taken and given back,
+    to keep what is freed (up to 64 MiB): else each step asks the system for its pages again, a
+    third of the time of low-rank attention on short texts (docs/log.md). Compiled kernels are kept
+    between runs. On a graphics card the kernels that give the same bits each time are preferred,
+    where torch has them.
     """
     if device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_flush_denormal(True)
+    torch.empty(LARGEST_LEARNED_BLOCK, dtype=torch.uint8)
     if threads is not None:
         torch.set_num_threads(threads)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))
