@@ -108,7 +108,8 @@ def _batch_nats(model: Any, ids: np.ndarray, windows: np.ndarray) -> float:
     counted = torch.from_numpy((positions >= first_target) & (positions < end))
     targets = rows.masked_fill(~counted, -100)
 
-    logits = model(input_ids=rows[:, :-1].to(model.device)).logits  # (B, T - 1, V)
+    inputs = rows[:, :-1].to(model.device)
+    logits = model(input_ids=inputs, use_cache=False).logits  # (B, T - 1, V)
     start = int((first_target - begin).min())
     losses = cross_entropy(
         logits[:, start - 1 :].flatten(0, 1).float(),

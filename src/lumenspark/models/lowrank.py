@@ -243,30 +243,37 @@ def _chunked_unpadded(
     scaling: float,
 ) -> Tensor:
     """:func:`chunked` where every row begins at position 0 and has no pads: as in training."""
-    near = 2 * window  # the first two blocks see all that comes before them: dense attention
-    head = functional.scaled_dot_product_attention(
-        query[:, :, :near], key[:, :, :near], value[:, :, :near], is_causal=True, scale=scaling
-    )
     length = query.shape[2]
+    near = 2 * window  # the first two blocks see all that comes before them: dense attention
+    query, later = query.split([min(near, length), max(0, length - near)], dim=2)
+    head = functional.scaled_dot_product_attention(
+        query, key[:, :, :near], value[:, :, :near], is_causal=True, scale=scaling
+    )
     if length <= near:
         return head
     rest = -length % window
-    # The last block is read, but not written any more; the others are whole.
-    positions = torch.arange(length + rest - window, device=query.device)
-    write = _project(project, key[:, :, : len(positions)], positions[None]).to(query.dtype)
-    key_value = functional.pad(torch.cat([key, value], dim=-1), (0, 0, 0, rest))
-    written = write[:, :, :window].float()
+    last = window - rest  # tokens in the last block, which is read, but not written any more
+    parts = [window, length - window - last, last]
+    write = _project(project, key, torch.arange(length, device=query.device)[None])
+    write, write_later, _ = write.split(parts, dim=2)
+    key_value = _pad_end(torch.cat([key, value], dim=-1), rest)
+    key_value, key_value_later = key_value.split([window, length + rest - window], dim=2)
     tail = _in_blocks(
-        functional.pad(query[:, :, near:], (0, 0, 0, rest)),
-        key_value[:, :, window:],
-        write[:, :, window:],
-        slots=written.transpose(-1, -2) @ key_value[:, :, :window].float(),
-        weight=written.sum(2),
+        _pad_end(later, rest),
+        key_value_later,
+        write_later.to(later.dtype),
+        slots=write.float().transpose(-1, -2) @ key_value.float(),
+        weight=write.float().sum(2),
         first=torch.zeros(len(query), dtype=torch.bool, device=query.device),
         window=window,
         scaling=scaling,
     )
     return torch.cat([head, tail[:, :, : length - near]], dim=2)
+
+
+def _pad_end(tensor: Tensor, tokens: int) -> Tensor:
+    """(B, H, T, C) with so many zeros after its tokens."""
+    return functional.pad(tensor, (0, 0, 0, tokens)) if tokens else tensor
 
 
 def _in_blocks(

@@ -1,7 +1,9 @@
 """What this machine can do: device, precision, compiler. Each choice comes with its reason."""
 
+import ctypes
 import os
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from lumenspark.errors import UserError
 
 COMPILE_FROM_SECONDS = 90.0  # a cold compile takes about 30 s; below this it may not pay
 COMPILE_FROM_STEPS = 500
-LARGEST_LEARNED_BLOCK = 31 * 2**20  # bytes: glibc learns from blocks below 32 MiB
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # in glibc's malloc.h
 MATMUL_TO_CONTEXT = 512  # tokens; beyond, torch's fused attention is the faster one everywhere
 
 
@@ -76,17 +78,27 @@ def prepare_process(device: str, threads: int | None, cache: Path) -> None:
     """Settings of the whole process, before the first step.
 
     Denormal numbers are flushed to zero: arithmetic on them is many times slower, and weights
-    that decay pass through them. The C library learns, from one large block taken and given back,
-    to keep what is freed (up to 64 MiB): else each step asks the system for its pages again, a
-    third of the time of low-rank attention on short texts (docs/log.md). Compiled kernels are kept
-    between runs. On a graphics card the kernels that give the same bits each time are preferred,
-    where torch has them.
+    that decay pass through them. Freed memory is kept. Compiled kernels are kept between runs. On a
+    graphics card the kernels that give the same bits each time are preferred, where torch has them.
     """
     if device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_flush_denormal(True)
-    torch.empty(LARGEST_LEARNED_BLOCK, dtype=torch.uint8)
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "compiled"))
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, where that library is glibc.
+
+    Else each step takes large blocks from the system and gives them back, and the system clears
+    their pages anew each time: a fifth to a third of the time of low-rank attention
+    (``docs/log.md``). The process then holds what it held at most.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
