@@ -13,7 +13,9 @@ projection, 3% of the parameters.
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import tyro
@@ -34,7 +36,10 @@ class Options:
     data: str = "python-docs"
     steps: int = 2000
     """Of 4,096 tokens each."""
-    threads: int = 2
+    threads: int = 1
+    """Of each training."""
+    at_once: int = 2
+    """Trainings side by side."""
     seed: int = 0
     contestants: tuple[str, ...] = tuple(CONTESTANTS)
     only: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -80,6 +85,7 @@ def measure(name: str, options: Options) -> dict[str, Any]:
     command = [sys.executable, __file__, "--only", name, *settings]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name}: {json.dumps(result)}", flush=True)
     return result
 
 
@@ -88,10 +94,9 @@ def main() -> None:
     if options.only:
         train_one(options.only, options)
         return
-    results = {}
-    for name in options.contestants:
-        results[name] = measure(name, options)
-        print(f"{name}: {json.dumps(results[name])}", flush=True)
+    with ThreadPoolExecutor(options.at_once) as pool:
+        figures = pool.map(partial(measure, options=options), options.contestants)
+        results = dict(zip(options.contestants, figures, strict=True))
     dense = results.get("dense")
     print(
         f"\n{'attention':<20} {'parameters':>11} {'state':>11} {'of dense':>9} {'loss':>8} "

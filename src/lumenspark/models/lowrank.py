@@ -11,6 +11,8 @@ et al. 2022, arXiv 2110.02488, is the family.)
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +106,8 @@ def factor_std(std: float, rank: int) -> float:
     return (std / rank**0.5) ** 0.5
 
 
+Result = TypeVar("Result")
+
 # How a token is written to the slots: from its key (B, H, T, D) and its position in its own row's
 # text (1 or B, T) to its weights (B, H, T, K), which are >= 0 and sum to 1. None: no slots.
 Project = Callable[[Tensor, Tensor], Tensor]
@@ -146,6 +150,18 @@ class LowRankState:
         return sum(getattr(self, field.name).nbytes for field in fields(self))
 
 
+def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Products keep the dtype of what they are given: autocast would round the slots' sums."""
+
+    @wraps(function)
+    def exactly(query: Tensor, *args: Any, **kwargs: Any) -> Result:
+        with torch.autocast(query.device.type, enabled=False):
+            return function(query, *args, **kwargs)
+
+    return exactly
+
+
+@_without_autocast
 def naive(
     query: Tensor,
     key: Tensor,
@@ -186,6 +202,7 @@ def naive(
     return output
 
 
+@_without_autocast
 def chunked(
     query: Tensor,
     key: Tensor,
@@ -302,6 +319,7 @@ def _in_blocks(
     return output.view(query.shape)
 
 
+@_without_autocast
 def step(
     query: Tensor,
     key: Tensor,
@@ -367,6 +385,7 @@ def _write_full_blocks(
     return LowRankState(state.recent, slots, state.weight + write.sum(2), count)
 
 
+@_without_autocast
 def lowrank_attention_map(
     query: Tensor,
     key: Tensor,

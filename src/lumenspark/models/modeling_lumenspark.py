@@ -62,8 +62,8 @@ class LumensparkAttention(nn.Module):
         ``positions`` (1 or B, T). Rows sum to 1.
         """
         if self.config.projection == "content":
-            return (key @ self.write.to(key.dtype)).softmax(dim=-1)
-        return self.write[:, positions].transpose(0, 1).softmax(dim=-1)
+            return (key @ self.write.to(key.dtype)).softmax(dim=-1, dtype=torch.float32)
+        return self.write[:, positions].transpose(0, 1).softmax(dim=-1, dtype=torch.float32)
 
     def forward(
         self,
