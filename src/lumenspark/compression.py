@@ -160,10 +160,13 @@ def heal(
     number. Weights of a shorter type are float32 while they are trained. Raises UserError where a
     step is not finite.
     """
-    device, dtype = model.device.type, model.dtype
+    device = model.device.type
+    dtypes = {parameter: parameter.dtype for parameter in model.parameters()}
     options = OptimOptions(name="adamw", adamw_lr=rate)
     rows = max(1, HEAL_TOKENS // windows.context)
-    model.float().train()
+    for parameter in dtypes:  # not the buffers, such as tables of positions
+        parameter.data = parameter.data.float()
+    model.train()
     loss_of = make_loss(model, device, bf16=choose_precision("auto", device) == "bf16")
 
     def step(number: int) -> float:
@@ -192,7 +195,9 @@ def heal(
             metrics = {"loss": loss, "tokens_per_second": speed, "seconds": taken}
             reporter.step(number + 1, steps, metrics)
     model.zero_grad()
-    model.to(dtype).eval()
+    for parameter, dtype in dtypes.items():
+        parameter.data = parameter.data.to(dtype)
+    model.eval()
     return steps
 
 

@@ -52,25 +52,34 @@ def flush_folder(folder: Path) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill; it becomes ``out`` when the block has ended well, and else it is gone.
 
-    Raises UserError where ``out`` holds something already, or cannot be made.
+    Where ``out`` is there, empty, what was made is moved into it. Raises UserError where ``out``
+    holds something already, or cannot be made or filled.
     """
     out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already: name a folder that is new or empty")
+    is_there = out.exists()
+    place = out if is_there else out.parent
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}-")
     except OSError as error:
         raise UserError(f"{out} cannot be made: {error.strerror}") from error
     with temporary:
         folder = Path(temporary.name, out.name)
         folder.mkdir()
         yield folder
-        for path in folder.iterdir():
-            path.chmod(0o644)  # safetensors leaves its files to their owner alone
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        if out.exists():
-            out.rmdir()  # which only an empty folder allows
-        folder.rename(out)
-        flush_folder(out.parent)
+        try:
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    path.chmod(0o644)  # safetensors leaves its files to their owner alone
+                    with path.open("rb+") as file:
+                        os.fsync(file.fileno())
+            if is_there:
+                for path in folder.iterdir():
+                    path.rename(out / path.name)
+            else:
+                folder.rename(out)
+            flush_folder(place)
+        except OSError as error:
+            raise UserError(f"{out} cannot be filled: {error.strerror}") from error

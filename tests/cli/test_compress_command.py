@@ -149,6 +149,27 @@ def test_healing_lowers_the_loss_and_leaves_the_type(dtype: torch.dtype) -> None
     assert not model.training
 
 
+def test_healing_leaves_tables_that_are_no_weights_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            dtype=torch.bfloat16,
+        )
+    ).to(torch.bfloat16)
+    frequencies = model.model.rotary_emb.inv_freq.float()
+    model.model.rotary_emb.inv_freq = frequencies  # float32, as from_pretrained leaves it
+    windows = TrainingWindows(np.arange(2000) % 50, context=16, seed=0)
+    heal(model, windows, 0.1, 1e-3, Reporter(Console(quiet=True)))
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert torch.equal(model.model.rotary_emb.inv_freq, frequencies)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+
+
 def test_healing_that_leads_nowhere() -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2)

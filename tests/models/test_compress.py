@@ -333,6 +333,14 @@ def test_weights_that_are_not_finite() -> None:
         compress(model, rank=4)
 
 
+def test_a_text_through_which_numbers_overflow(windows: Tensor) -> None:
+    model = made("llama")
+    activations = observe(model, windows)
+    activations["model.layers.0.mlp.up_proj"].gram[0, 0] = torch.inf
+    with pytest.raises(ValueError, match=r"up_proj reads numbers from the text that are not fin"):
+        compress(model, rank=4, activations=activations)
+
+
 def test_ranks_for_layers_that_are_not_there() -> None:
     config = LumiereConfig(module_ranks={"model.layers.9.mlp.up_proj": 4})
     with pytest.raises(

@@ -97,6 +97,11 @@ def test_the_code_lies_beside_the_weights(tmp_path: Path) -> None:
         assert "lumenspark." not in path.read_text(encoding="utf-8").replace("`", "")
 
 
+def test_a_model_that_transformers_does_not_have() -> None:
+    with pytest.raises(AttributeError, match="transformers has no model called 'LlamaForNobody'"):
+        modeling_compressed.LlamaForNobody  # noqa: B018
+
+
 def test_a_fresh_lumiere_can_have_ranks() -> None:
     names = [f"model.layers.{layer}.{part}" for layer in range(4) for part in ("mlp.gate_proj",)]
     output = "model.layers.0.self_attn.o_proj"

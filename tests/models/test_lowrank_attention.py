@@ -380,3 +380,21 @@ def test_the_map_of_a_slot_to_which_nothing_is_written() -> None:
     assert_near(attended, lowrank_attention_map(case.query, case.key, *case.options), 1e-6)
     for gradient in gradients(attended, [case.query, case.key]):
         assert gradient.isfinite().all()
+
+
+def test_autocast_rounds_no_sum() -> None:
+    """In bfloat16 a sum over many blocks would stand still; the slots are summed in float32."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 600, 8).bfloat16() for _ in range(3))
+    write = torch.randn(2, 8, 4)
+
+    def project(key: Tensor, positions: Tensor) -> Tensor:
+        return (key @ write.to(key.dtype)).softmax(-1, dtype=torch.float32)
+
+    plain, _ = chunked(query, key, value, project, 2, 0.35)
+    with torch.autocast("cpu", torch.bfloat16):
+        automatic, _ = chunked(query, key, value, project, 2, 0.35)
+        _, state = chunked(query, key, value, project, 2, 0.35, keep_state=True)
+    assert torch.equal(automatic, plain)
+    assert state is not None
+    assert state.slots.dtype == torch.float32

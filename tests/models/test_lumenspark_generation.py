@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from small_models import (
+    both_families,
     every_attention,
     fill_with_noise,
     left_padded,
@@ -308,6 +309,14 @@ def test_there_are_no_keys_and_values_to_add_to(model: LumensparkForCausalLM, id
     dense = new_model(small_config("lumenspark", k=None))
     with pytest.raises(TypeError, match="keeps no list of keys and values to add to"):
         dense(ids, past_key_values=LumensparkCache(2), use_cache=True)
+
+
+@both_families
+def test_a_mask_that_leaves_out_what_the_cache_knows_is_an_error(family: str, ids: Tensor) -> None:
+    model = new_model(small_config(family))
+    cache = model(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="it must cover those that the cache knows too"):
+        model(ids[:, :1], past_key_values=cache, attention_mask=torch.ones_like(ids[:, :1]))
 
 
 def test_a_cache_of_another_kind_is_an_error(model: LumensparkForCausalLM, ids: Tensor) -> None:

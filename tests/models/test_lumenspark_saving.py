@@ -169,6 +169,7 @@ def test_weights_in_a_pickle_are_not_read(model: LumensparkForCausalLM, tmp_path
     ("settings", "sentence"),
     [
         ({"embed_dim": 30, "heads": 4}, "embed_dim=30 must be a multiple of heads=4"),
+        ({"heads": 0}, "embed_dim=768 must be a multiple of heads=0"),
         ({"k": -1}, "k=-1 must be 0 or more, or null for dense attention"),
         ({"window": 0}, "window=0 must be 1 or more"),
         ({"rank": 0}, "rank=0 must be from 1 to 383 for embed_dim=768, beyond which it saves"),

@@ -245,7 +245,9 @@ def test_a_config_of_another_model(folder: Path, changes: dict[str, Any]) -> Non
         LumensparkModel.from_pretrained(folder, config=config)
 
 
-@pytest.mark.parametrize("changes", [{"depth": "2"}, {"rank": 0}, {"embed_dim": None}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"depth": "2"}, {"rank": 0}, {"embed_dim": None}, {"vocab_size": None}], ids=str
+)
 def test_a_config_that_describes_no_model(folder: Path, changes: dict[str, Any]) -> None:
     write_old(folder, old_tensors())
     (folder / "config.json").write_text(json.dumps(SIZES | changes))

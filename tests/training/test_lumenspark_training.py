@@ -53,7 +53,14 @@ def test_the_same_recipe_gives_the_same_bits(text_folder: Path) -> None:
 def test_dense_attention_by_an_override(text_folder: Path) -> None:
     path = train(text_folder, model__k="None")
     assert load(path.name)[0].config.k is None
-    assert "**Attention:** dense" in (path / "README.md").read_text(encoding="utf-8")
+    card = (path / "README.md").read_text(encoding="utf-8")
+    assert "**Attention:** dense" in card
+    assert "slots a head" not in card
+
+
+def test_a_window_without_slots(text_folder: Path) -> None:
+    card = (train(text_folder, model__k=0) / "README.md").read_text(encoding="utf-8")
+    assert "**Attention:** blocks of 8 tokens\n" in card
 
 
 def test_weights_to_start_from_must_be_of_the_recipes_family(
@@ -94,6 +101,7 @@ def test_lumenspark_base_has_the_defaults_of_the_config() -> None:
     ("model", "words"),
     [
         ({"family": "lumenspork"}, ["model.family", "did you mean lumenspark?"]),
+        ({"family": ["lumenspark"]}, ["model.family = ['lumenspark'] is wrong"]),
         ({"family": "lumenspark", "hidden_size": 8}, ["unknown key model.hidden_size"]),
         ({"family": "lumenspark", "slots": 8}, ["unknown key model.slots"]),
         ({"family": "lumenspark", "k": -1}, ["model.k = -1", "greater than or equal to 0"]),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -38,10 +38,10 @@ class Arguments:
     """The share of their weights that all these layers together keep, such as 0.5."""
     heal: str | None = None
     """Train the compressed model on the text for such a time: 90s, 5m or 1h."""
-    heal_rate: float = 1e-3
-    """AdamW's highest rate in it; lower for large models."""
-    whiten_tokens: int = 32_768
-    """How much of the text whitens; 0: plain SVD."""
+    heal_rate: float | None = None
+    """AdamW's highest rate in it, 0.001 unless given; lower for large models."""
+    whiten_tokens: int | None = None
+    """How much of the text whitens, 32,768 tokens unless given; 0: plain SVD."""
     data: str | None = None
     """The text, as for train; a run's own text unless given."""
     split: str = "test"
@@ -109,12 +109,15 @@ def _text(options: Arguments) -> "Text | None":
     if run is None and not asks_for_text:
         return None
     asked = Evaluated(options.model, **{name: getattr(options, name) for name in OPENING})
+    given: dict[str, Any] = {
+        "whiten_tokens": options.whiten_tokens,
+        "heal_rate": options.heal_rate,
+    }
     return Text(
         asked_corpus(asked, run),
         split=options.split,
-        whiten_tokens=options.whiten_tokens,
         heal_for=options.heal,
-        heal_rate=options.heal_rate,
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from lumenspark.models import LumensparkForCausalLM
 
 
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"}
+
+
 @dataclass
 class Arguments:
     """Write a checkpoint of lumenspark 0.1 in today's layout. Its logits stay the same, unless it
@@ -103,9 +106,9 @@ def _find_tokenizer(options: Arguments, vocab_size: int) -> Any | None:
         else:
             tokenizer = load_tokenizer(name)
     except UserError as error:
-        if options.tokenizer is None:
+        if options.tokenizer is None and not TOKENIZER_FILES & files:
             return None
-        if files:
+        if not TOKENIZER_FILES & files and files:
             raise UserError(
                 f"{name} holds no tokenizer: name a folder with a tokenizer.json, or with GPT-2's "
                 "vocab.json and merges.txt"

@@ -65,7 +65,8 @@ def _linear_layers(config: dict[str, Any]) -> str | None:
     """Of families that have a rank: which."""
     if "rank" not in config:
         return None
-    return "dense" if config["rank"] is None else f"two factors of rank {config['rank']} each"
+    ranks = "dense" if config["rank"] is None else f"two factors of rank {config['rank']} each"
+    return f"{ranks}, but for {len(own)} of them" if (own := config.get("module_ranks")) else ranks
 
 
 def _attention(config: dict[str, Any]) -> str | None:
@@ -74,6 +75,8 @@ def _attention(config: dict[str, Any]) -> str | None:
         return None
     if config["k"] is None:
         return "dense"
+    if config["k"] == 0:
+        return f"blocks of {config['window']} tokens"
     slots = f"{config['k']} slots a head, written to by {config['projection']}"
     return f"blocks of {config['window']} tokens, and {slots}"
 

@@ -44,20 +44,20 @@ FAMILIES = {
     "lumenspark": Family(
         name="Lumenspark",
         improvements=(
-            ("Low-rank layers", "Linear layers through a few features, W ≈ U Vᵀ"),
+            ("Low-rank layers", "Linear layers can go through a few features, W ≈ U Vᵀ"),
             (
                 "Low-rank attention",
-                "What lies far back is held in a fixed number of slots, so that time grows in a "
-                "straight line with the text and the decode state not at all",
+                "What lies far back can be held in a fixed number of slots, so that time grows in "
+                "a straight line with the text and the decode state not at all",
             ),
             ("Prenormalization and LayerScale", "LayerNorm before each sublayer, learned factors"),
         ),
         strengths=(
-            ("Long Texts", "Memory while writing does not grow with the text"),
+            ("Long Texts", "Unless attention is dense, memory while writing does not grow"),
             (
                 "Interpretability",
-                "Returns attention weights from token to token (`output_attentions`), also through "
-                "the slots",
+                "Returns attention weights from token to token (`output_attentions`), in low-rank "
+                "attention those through the slots too",
             ),
         ),
         components=(

@@ -29,7 +29,11 @@ class LowRankCacheLayer(CacheLayerMixin):
 
     def keep(self, state: LowRankState, columns: int) -> None:
         """``state`` is what is known after ``columns`` more."""
-        self.state, self.columns, self.is_initialized = state, self.columns + columns, True
+        self.put(state, self.columns + columns)
+
+    def put(self, state: LowRankState | None, columns: int) -> None:
+        """``state`` is what is known after ``columns`` in all."""
+        self.state, self.columns, self.is_initialized = state, columns, state is not None
 
     def get_seq_length(self) -> int:
         return self.columns
@@ -41,7 +45,7 @@ class LowRankCacheLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        self.state, self.columns = None, 0
+        self.put(None, 0)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row ``beam_idx[i]`` was."""
@@ -85,7 +89,7 @@ class LumensparkCache(Cache):
     def restore(self, snapshot: Snapshot) -> None:
         """Back to when ``snapshot`` was taken; it can be restored again."""
         for layer, (state, columns) in zip(self.layers, snapshot, strict=True):
-            layer.state, layer.columns = _copy(state), columns
+            layer.put(_copy(state), columns)
 
 
 def _copy(state: LowRankState | None) -> LowRankState | None:

@@ -165,10 +165,12 @@ class _Spectrum:
 
 
 def _decompose(name: str, layer: nn.Module, activations: Activations | None) -> _Spectrum:
-    """In float64, on the processor. Raises ValueError where a weight is not finite."""
+    """In float64, on the processor. Raises ValueError where a number is not finite."""
     weight = weight_of(layer).detach().cpu().double()
     if not weight.isfinite().all():
         raise ValueError(f"{name} has weights that are not finite")
+    if activations is not None and not activations.gram.isfinite().all():
+        raise ValueError(f"{name} reads numbers from the text that are not finite")
     root, inverse = _whitening(activations, weight.shape[1])
     left, singular, right = torch.linalg.svd(weight @ root, full_matrices=False)
     energy, highest = singular.square(), _highest_rank(layer)

@@ -10,7 +10,6 @@ et al. 2022, arXiv 2110.02488, is the family.)
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .lowrank_blocks import EMPTY, block_attention, slot_means
+from .lowrank_state import LowRankState, lay_out, take
 
 
 class LowRankLinear(nn.Module):
@@ -113,43 +113,6 @@ Result = TypeVar("Result")
 Project = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass
-class LowRankState:
-    """What is kept of the tokens seen so far: k·(2D + 1) + 2·window·2D numbers a head.
-
-    ``recent`` (B, H, 2·window, 2D): keys and values of the block that is being filled and of the
-    one before; the token at position p lies at p modulo 2·window. ``slots`` (B, H, K, 2D) and
-    ``weight`` (B, H, K), float32: the sums over all blocks before those two. ``count`` (B,): the
-    tokens seen, which is the next one's position.
-    """
-
-    recent: Tensor
-    slots: Tensor
-    weight: Tensor
-    count: Tensor
-
-    @classmethod
-    def empty(cls, key: Tensor, slot_count: int, window: int) -> "LowRankState":
-        """The state before the first token, for keys like ``key`` (B, H, T, D)."""
-        batch, heads, _, size = key.shape
-        exact = torch.float32
-        return cls(
-            recent=key.new_zeros(batch, heads, 2 * window, 2 * size),
-            slots=key.new_zeros(batch, heads, slot_count, 2 * size, dtype=exact),
-            weight=key.new_zeros(batch, heads, slot_count, dtype=exact),
-            count=key.new_zeros(batch, dtype=torch.long),
-        )
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "LowRankState":
-        """The state with ``change`` applied to each tensor (copies, a choice of rows, a device)."""
-        return LowRankState(*(change(getattr(self, field.name)) for field in fields(self)))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its tensors."""
-        return sum(getattr(self, field.name).nbytes for field in fields(self))
-
-
 def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
     """Products keep the dtype of what they are given: autocast would round the slots' sums."""
 
@@ -224,11 +187,11 @@ def chunked(
     if state is None:
         slot_count = _project(project, key[:, :, :1], key.new_zeros(1, 1).long()).shape[-1]
         state = LowRankState.empty(key, slot_count, window)
-    layout = _layout(mask, state, query.shape[2], window)
+    layout = lay_out(mask, state, query.shape[2], window)
     key_value = torch.cat([state.recent, torch.cat([key, value], dim=-1)], dim=2)
-    key_value = _take(key_value, layout.key_columns)
+    key_value = take(key_value, layout.key_columns)
     key_value = key_value.masked_fill(~layout.present[:, None, :, None], 0.0)
-    query = _take(query, layout.query_columns)
+    query = take(query, layout.query_columns)
     query = query.masked_fill(~layout.present[:, None, window:, None], 0.0)
     written = layout.blocks * window  # the last block is still being read
     write = _project(
@@ -245,7 +208,7 @@ def chunked(
         window,
         scaling,
     )
-    output = _take(output, layout.output_columns)
+    output = take(output, layout.output_columns)
     if mask is not None:
         output = output.masked_fill(~mask[:, None, :, None], 0.0)
     return output, layout.state_after(state, key_value, write) if keep_state else None
@@ -377,7 +340,7 @@ def _write_full_blocks(
         return state
     offsets = torch.arange(window, device=count.device)
     oldest = (count - 2 * window).clamp(min=0)[:, None] + offsets  # (B, window) positions
-    leaving = _take(state.recent, oldest % (2 * window)).float()
+    leaving = take(state.recent, oldest % (2 * window)).float()
     size = leaving.shape[-1] // 2
     write = _project(project, leaving[..., :size].to(state.recent.dtype), oldest).float()
     write = write.masked_fill(~full[:, None, None, None], 0.0)
@@ -430,72 +393,6 @@ def lowrank_attention_map(
     )
     far = (read / weights) @ write.transpose(-1, -2) * (apart > 1)[:, None]
     return ((near + far) * mask[:, None, :, None]).to(query.dtype)
-
-
-@dataclass
-class _Layout:
-    """Where tokens lie once each row is laid out in the blocks of its own text.
-
-    There is a block of keys before the first block of queries. L = (blocks + 1)·window.
-    """
-
-    window: int
-    blocks: int  # of queries
-    positions: Tensor  # (B, L) each key's position; beside the text, that of its first or last
-    present: Tensor  # (B, L) boolean: there is a token here
-    key_columns: Tensor  # (B, L) of state.recent, then the new keys
-    query_columns: Tensor  # (B, blocks·window) of the new queries
-    output_columns: Tensor  # (B, T) of the blocks' output
-    first_position: Tensor  # (B,) of the first key; may be negative
-    end: Tensor  # (B,) tokens seen in all
-
-    def state_after(self, state: LowRankState, key_value: Tensor, write: Tensor) -> LowRankState:
-        """The state at ``end``, from keys and values (B, H, L, 2D) and write weights in blocks."""
-        window, end = self.window, self.end[:, None]
-        filling = end // window  # the block that the next token lies in
-        place = torch.arange(self.blocks * window, device=end.device)
-        in_slots = self.first_position[:, None] + place < (filling - 1) * window
-        write = write.float() * in_slots[:, None, :, None]
-        slots = write.transpose(-1, -2) @ key_value[:, :, : len(place)].float()
-        columns = torch.arange(2 * window, device=end.device)
-        oldest = (filling - 1) * window
-        positions = oldest + (columns - oldest) % (2 * window)  # (B, 2·window)
-        kept = (positions >= 0) & (positions < end)
-        places = (positions - self.first_position[:, None]).clamp(0, key_value.shape[2] - 1)
-        recent = _take(key_value, places).masked_fill(~kept[:, None, :, None], 0.0)
-        return LowRankState(recent, state.slots + slots, state.weight + write.sum(2), self.end)
-
-
-def _layout(mask: Tensor | None, state: LowRankState, length: int, window: int) -> _Layout:
-    """Rows that begin where ``state`` ends and hold the tokens that ``mask`` (B, T) names."""
-    begin, device = state.count[:, None], state.count.device
-    if mask is None:
-        mask = torch.ones(len(begin), length, dtype=torch.bool, device=device)
-    order = (~mask).long().argsort(dim=1, stable=True)  # the columns of a row's tokens, then pads
-    end = begin + mask.sum(1, keepdim=True)
-    first_block = begin // window
-    blocks = -(-(length + window - 1) // window)  # wherever in its block a row begins
-    first = (first_block - 1) * window
-    positions = first + torch.arange((blocks + 1) * window, device=device)
-    number = positions - begin  # among the new tokens; negative: one of the state's
-    new_columns = order.gather(1, number.clamp(0, length - 1))
-    return _Layout(
-        window=window,
-        blocks=blocks,
-        positions=positions.clamp(min=0).minimum((end - 1).clamp(min=0)),
-        present=(positions >= 0) & (positions < end),
-        key_columns=torch.where(number < 0, positions % (2 * window), 2 * window + new_columns),
-        query_columns=new_columns[:, window:],
-        output_columns=(begin + mask.long().cumsum(1) - 1 - first - window).clamp(min=0),
-        first_position=first[:, 0],
-        end=end[:, 0],
-    )
-
-
-def _take(tensor: Tensor, columns: Tensor) -> Tensor:
-    """Of (B, H, S, C) the ``columns`` (B, T) of each row: (B, H, T, C)."""
-    _, heads, _, features = tensor.shape
-    return tensor.gather(2, columns[:, None, :, None].expand(-1, heads, -1, features))
 
 
 def _project(project: Project | None, key: Tensor, positions: Tensor) -> Tensor:

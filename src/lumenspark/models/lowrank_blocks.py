@@ -3,8 +3,8 @@
 The sequence is walked through in segments of a few blocks, small enough for a processor's cache.
 The forward pass keeps its inputs, its output and the slots at the beginning of each segment; the
 backward pass walks the segments from the last to the first and computes the weights anew, as
-flash attention does (Dao et al. 2022, arXiv 2205.14135). So memory is O(n·(d + k)), and what is
-made in between has the size of a segment.
+flash attention does (Dao et al. 2022, arXiv 2205.14135). So memory is O(n·(d + k)) and the slots
+once a segment, and what is made in between has the size of a segment.
 
 Shapes: N rows (batch times heads), G blocks of ``w`` queries, D features, K slots. There is one
 block of keys more than of queries: the one before the first. Keys and values lie side by side,

@@ -56,7 +56,7 @@ def translate_config(old: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for numbers that describe no model.
     """
-    for key in ("embed_dim", "depth", "rank"):
+    for key in ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "rank"):
         if not isinstance(old[key], int) or old[key] < 1:
             raise ValueError(f"{key} is {old[key]!r} in config.json: it must be 1 or more")
     width, rank = old["embed_dim"], old["rank"]

@@ -14,7 +14,7 @@ from lumenspark.errors import UserError
 COMPILE_FROM_SECONDS = 90.0  # a cold compile takes about 30 s; below this it may not pay
 COMPILE_FROM_STEPS = 500
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # in glibc's malloc.h
-MATMUL_TO_CONTEXT = 512  # tokens; beyond, torch's fused attention is the faster one everywhere
+MATMUL_TO_CONTEXT = 512  # tokens; beyond, explicit products fill memory (docs/log.md)
 
 
 def choose_device(asked: str) -> str:
@@ -95,7 +95,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed, where that library is glibc.
 
     Else each step takes large blocks from the system and gives them back, and the system clears
-    their pages anew each time: a fifth to a third of the time of low-rank attention
+    their pages anew each time: a sixth to a third of the time of low-rank attention
     (``docs/log.md``). The process then holds what it held at most.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

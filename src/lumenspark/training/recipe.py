@@ -303,7 +303,7 @@ def _family(content: Mapping[str, Any], source: str) -> type[ModelOptions]:
     """The options that the recipe's ``model.family`` has."""
     model = content.get("model")
     name = model.get("family", "lumiere") if isinstance(model, Mapping) else "lumiere"
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         known = list(FAMILIES)
         raise UserError(
             f"{source}: model.family = {name!r} is wrong{_nearest(str(name), known)}: the families "
