@@ -118,6 +118,8 @@ def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
 
     @wraps(function)
     def exactly(query: Tensor, *args: Any, **kwargs: Any) -> Result:
+        if not torch.amp.is_autocast_available(query.device.type):  # as on the meta device
+            return function(query, *args, **kwargs)
         with torch.autocast(query.device.type, enabled=False):
             return function(query, *args, **kwargs)
 
