@@ -36,6 +36,7 @@ from lumenspark.models.lowrank import chunked
 from lumenspark.training.device import prepare_process
 
 HEADS, SIZE, SLOTS, WINDOW = 8, 64, 64, 64
+VOCABULARY = 4096
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LONGEST_EXPLICIT = 4096
 LONGEST_DENSE_MODEL = 8192
@@ -94,11 +95,11 @@ def layer_call(kind: str, dtype: str, length: int, backward: bool, device: str) 
     return call
 
 
-def model_call(kind: str, dtype: str, length: int, backward: bool, device: str) -> Call:
-    """A whole model, once; ``kind`` is low-rank or dense (fused attention)."""
+def small_model(kind: str, length: int, device: str) -> LumensparkForCausalLM:
+    """4 blocks, 256 wide, for texts of ``length``; ``kind`` is low-rank or dense."""
     torch.manual_seed(0)
     config = LumensparkConfig(
-        vocab_size=4096,
+        vocab_size=VOCABULARY,
         embed_dim=256,
         depth=4,
         heads=4,
@@ -110,9 +111,14 @@ def model_call(kind: str, dtype: str, length: int, backward: bool, device: str) 
         bos_token_id=None,
         eos_token_id=None,
     )
-    model = LumensparkForCausalLM(config).to(device, DTYPES[dtype])
+    return LumensparkForCausalLM(config).to(device)
+
+
+def model_call(kind: str, dtype: str, length: int, backward: bool, device: str) -> Call:
+    """A whole model, once; ``kind`` is low-rank or dense (fused attention)."""
+    model = small_model(kind, length, device).to(DTYPES[dtype])
     model.train(backward)
-    ids = torch.randint(config.vocab_size, (1, length), device=device)
+    ids = torch.randint(VOCABULARY, (1, length), device=device)
 
     def call() -> None:
         if backward:
@@ -249,28 +255,15 @@ def print_decoding(options: Options) -> None:
     """Milliseconds for one token and bytes of state, at two positions of a long text."""
     print("\ndecoding one token, 4 blocks of 4 heads of 64, seq_length=65,536, float32, batch 1")
     print(f"{'attention':<10} {'position':>9} {'ms a token':>11} {'state, bytes':>13}")
-    for kind, slots in (("low-rank", SLOTS), ("dense", None)):
-        torch.manual_seed(0)
-        config = LumensparkConfig(
-            vocab_size=4096,
-            embed_dim=256,
-            depth=4,
-            heads=4,
-            rank=64,
-            seq_length=65536,
-            k=slots,
-            window=WINDOW,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-        model = LumensparkForCausalLM(config).to(options.device).eval()
+    for kind in ("low-rank", "dense"):
+        model = small_model(kind, 65536, options.device).eval()
         cache = model.model.new_cache()
         times: dict[int, list[float]] = {1000: [], 60000: []}
         with torch.inference_mode():
             for position, measured in times.items():
                 _read_to(model, cache, position)
                 for _ in range(200):
-                    token = torch.randint(config.vocab_size, (1, 1), device=options.device)
+                    token = torch.randint(VOCABULARY, (1, 1), device=options.device)
                     step = partial(model, input_ids=token, past_key_values=cache)
                     measured.append(timed(step, options.device))
                 milliseconds = 1000 * statistics.median(measured)
@@ -281,7 +274,7 @@ def _read_to(model: Any, cache: Any, position: int) -> None:
     """Read tokens in pieces, until the next one's position is ``position``."""
     while cache.get_seq_length() < position:
         count = min(2048, position - cache.get_seq_length())
-        ids = torch.randint(model.config.vocab_size, (1, count), device=model.device)
+        ids = torch.randint(VOCABULARY, (1, count), device=model.device)
         model(input_ids=ids, past_key_values=cache, logits_to_keep=1)
 
 

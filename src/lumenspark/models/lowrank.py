@@ -98,6 +98,15 @@ def highest_rank(in_features: int, out_features: int) -> int:
     return (in_features * out_features - 1) // (in_features + out_features)
 
 
+def linear_std(layer: nn.Module, std: float) -> float:
+    """The deviation to draw ``layer`` with, so that what it computes has weights of ``std``.
+
+    Lower ones for the factors of a :class:`LowRankLinear`, which are marked as such.
+    """
+    rank = getattr(layer, "factor_of_rank", None)
+    return std if rank is None else factor_std(std, int(rank))
+
+
 def factor_std(std: float, rank: int) -> float:
     """The deviation of each of two factors whose product has the deviation ``std``.
 

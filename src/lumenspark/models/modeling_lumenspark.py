@@ -19,7 +19,7 @@ from .lowrank import (
     LowRankLinear,
     LowRankState,
     chunked,
-    factor_std,
+    linear_std,
     lowrank_attention_map,
     step,
 )
@@ -218,8 +218,7 @@ class LumensparkPreTrainedModel(PreTrainedModel):
         """
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            rank = getattr(module, "factor_of_rank", None)
-            init.normal_(module.weight, mean=0.0, std=factor_std(std, rank) if rank else std)
+            init.normal_(module.weight, mean=0.0, std=linear_std(module, std))
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):

@@ -14,7 +14,7 @@ from .configuration_lumiere import LumiereConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
 from .layers import SwiGLU
-from .lowrank import factor_std
+from .lowrank import linear_std
 from .module_ranks import apply_ranks
 
 
@@ -107,8 +107,8 @@ class LumierePreTrainedModel(PreTrainedModel):
         if getattr(module, "starts_at_zero", False):
             init.zeros_(module.weight)
         elif isinstance(module, nn.Linear | nn.Embedding):
-            std, rank = self.config.initializer_range, getattr(module, "factor_of_rank", None)
-            init.normal_(module.weight, mean=0.0, std=factor_std(std, rank) if rank else std)
+            std = linear_std(module, self.config.initializer_range)
+            init.normal_(module.weight, mean=0.0, std=std)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
 
