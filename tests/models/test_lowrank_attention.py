@@ -26,7 +26,8 @@ from plain_lowrank import (
 from torch import Tensor
 from torch.nn import functional
 
-from lumenspark.models.lowrank import Project, chunked, lowrank_attention_map
+from lumenspark.models.lowrank import Project, chunked
+from lumenspark.models.lowrank_map import lowrank_attention_map
 from lumenspark.models.lowrank_blocks import EMPTY, block_attention, slot_means
 
 Form = Callable[[Case], Tensor]

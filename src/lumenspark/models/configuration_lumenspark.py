@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from .lowrank import highest_rank
 from .old_checkpoints import is_old_config, translate_config
+from .tensor_names import TensorSizes
 
 
 @strict
@@ -101,3 +102,17 @@ class LumensparkConfig(PreTrainedConfig):
     def rank_of(self, name: str) -> int | None:
         """The rank of the linear layer of that name in the language model; None: dense."""
         return (self.module_ranks or {}).get(name, self.rank)
+
+    @property
+    def tensor_sizes(self) -> TensorSizes:
+        """What the shapes of the model's inner tensors follow from."""
+        return TensorSizes(
+            layers=self.depth,
+            heads=self.heads,
+            key_heads=self.heads,
+            head_dim=self.head_dim,
+            width=self.embed_dim,
+            units=4 * self.embed_dim,
+            vocabulary=self.vocab_size,
+            slots=self.k,
+        )

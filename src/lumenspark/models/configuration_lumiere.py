@@ -5,6 +5,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .tensor_names import TensorSizes
+
 
 @strict
 class LumiereConfig(PreTrainedConfig):
@@ -67,3 +69,17 @@ class LumiereConfig(PreTrainedConfig):
     def gated_size(self) -> int:
         """Units of the gated feed-forward layer: 168 where ``intermediate_size`` is 256."""
         return self.intermediate_size * 2 // 3 // 8 * 8
+
+    @property
+    def tensor_sizes(self) -> TensorSizes:
+        """What the shapes of the model's inner tensors follow from."""
+        return TensorSizes(
+            layers=self.num_hidden_layers,
+            heads=self.num_attention_heads,
+            key_heads=self.num_attention_heads,
+            head_dim=self.head_dim,
+            width=self.hidden_size,
+            units=self.gated_size,
+            vocabulary=self.vocab_size,
+            gated=True,
+        )

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .generation import check_length, positions_from_mask
+from .tensor_names import Shape, tensor_names
 
 
 class DecoderMixin:
@@ -192,6 +193,13 @@ class LanguageModelMixin:
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def inspect_names(self) -> dict[str, Shape]:
+        """Every inner tensor that ``lumenspark.trace`` can show, with its shape, in their order.
+
+        ``B`` rows, ``T`` tokens that are fed, ``S`` tokens that are known (with a cache more).
+        """
+        return tensor_names(self.config.tensor_sizes)
 
 
 def _asked(argument: bool | None, configured: bool | None) -> bool:

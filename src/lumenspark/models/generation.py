@@ -44,7 +44,7 @@ class TextGenerationMixin(GenerationMixin):
             raise ValueError("give either text or input_ids")
         tokenizer = tokenizer if tokenizer is not None else self._own_tokenizer()
         prompts = [text] if isinstance(text, str) else list(text)
-        ids, mask = (tensor.to(self.device) for tensor in _encode(tokenizer, prompts))
+        ids, mask = (tensor.to(self.device) for tensor in encode_padded(tokenizer, prompts))
         if any(kwargs.get(name) is not None for name in SAMPLING_ARGUMENTS):
             kwargs.setdefault("do_sample", True)
         kwargs.setdefault("pad_token_id", padding_id(tokenizer))
@@ -194,8 +194,11 @@ def check_length(tokens: int, context: int) -> None:
         )
 
 
-def _encode(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask of the prompts, padded on the left: (B, T) each."""
+def encode_padded(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask of the prompts, padded on the left: (B, T) each.
+
+    Raises ValueError for a prompt without tokens.
+    """
     rows = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     if not rows or not all(rows):
         raise ValueError("a prompt has no tokens: give at least one word")

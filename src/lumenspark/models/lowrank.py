@@ -122,7 +122,7 @@ Result = TypeVar("Result")
 Project = Callable[[Tensor, Tensor], Tensor]
 
 
-def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
+def without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
     """Products keep the dtype of what they are given: autocast would round the slots' sums."""
 
     @wraps(function)
@@ -135,7 +135,7 @@ def _without_autocast(function: Callable[..., Result]) -> Callable[..., Result]:
     return exactly
 
 
-@_without_autocast
+@without_autocast
 def naive(
     query: Tensor,
     key: Tensor,
@@ -158,7 +158,7 @@ def naive(
         if mask is not None:
             columns = columns[mask[row]]
         q, k, v = (tensor[row : row + 1, :, columns] for tensor in (query, key, value))
-        write = _project(project, k, torch.arange(len(columns), device=query.device)[None])
+        write = write_weights(project, k, torch.arange(len(columns), device=query.device)[None])
         for position, column in enumerate(columns.tolist()):
             near = max(0, (position // window - 1) * window)
             written = write[:, :, :near].float()  # (1, H, near, K)
@@ -176,7 +176,7 @@ def naive(
     return output
 
 
-@_without_autocast
+@without_autocast
 def chunked(
     query: Tensor,
     key: Tensor,
@@ -196,7 +196,7 @@ def chunked(
     if mask is None and state is None and not keep_state:
         return _chunked_unpadded(query, key, value, project, window, scaling), None
     if state is None:
-        slot_count = _project(project, key[:, :, :1], key.new_zeros(1, 1).long()).shape[-1]
+        slot_count = write_weights(project, key[:, :, :1], key.new_zeros(1, 1).long()).shape[-1]
         state = LowRankState.empty(key, slot_count, window)
     layout = lay_out(mask, state, query.shape[2], window)
     key_value = torch.cat([state.recent, torch.cat([key, value], dim=-1)], dim=2)
@@ -205,7 +205,7 @@ def chunked(
     query = take(query, layout.query_columns)
     query = query.masked_fill(~layout.present[:, None, window:, None], 0.0)
     written = layout.blocks * window  # the last block is still being read
-    write = _project(
+    write = write_weights(
         project, key_value[:, :, :written, : key.shape[-1]], layout.positions[:, :written]
     )
     write = write.masked_fill(~layout.present[:, None, :written, None], 0.0).to(query.dtype)
@@ -245,7 +245,7 @@ def _chunked_unpadded(
     rest = -length % window
     last = window - rest  # tokens in the last block, which is read, but not written any more
     parts = [window, length - window - last, last]
-    write = _project(project, key, torch.arange(length, device=query.device)[None])
+    write = write_weights(project, key, torch.arange(length, device=query.device)[None])
     write, write_later, _ = write.split(parts, dim=2)
     key_value = _pad_end(torch.cat([key, value], dim=-1), rest)
     key_value, key_value_later = key_value.split([window, length + rest - window], dim=2)
@@ -293,7 +293,7 @@ def _in_blocks(
     return output.view(query.shape)
 
 
-@_without_autocast
+@without_autocast
 def step(
     query: Tensor,
     key: Tensor,
@@ -353,60 +353,14 @@ def _write_full_blocks(
     oldest = (count - 2 * window).clamp(min=0)[:, None] + offsets  # (B, window) positions
     leaving = take(state.recent, oldest % (2 * window)).float()
     size = leaving.shape[-1] // 2
-    write = _project(project, leaving[..., :size].to(state.recent.dtype), oldest).float()
+    write = write_weights(project, leaving[..., :size].to(state.recent.dtype), oldest).float()
     write = write.masked_fill(~full[:, None, None, None], 0.0)
     slots = state.slots + write.transpose(-1, -2) @ leaving
     return LowRankState(state.recent, slots, state.weight + write.sum(2), count)
 
 
-@_without_autocast
-def lowrank_attention_map(
-    query: Tensor,
-    key: Tensor,
-    project: Project | None,
-    window: int,
-    scaling: float,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """How much each query draws from each token, directly or through the slots: (B, H, T, T).
-
-    A slot's weight is shared among the tokens that were written to it, as they were written. Rows
-    sum to 1 (to 0 at pads), and the map times the values is the attention's output. Takes O(T²).
-    """
-    batch, heads, length, _ = query.shape
-    if mask is None:
-        mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
-    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-    blocks = positions // window
-    write = _project(project, key, positions).float() * mask[:, None, :, None]
-    slot_scores = query.new_full((*write.shape[:2], length, write.shape[-1]), -math.inf).float()
-    weights = torch.ones_like(slot_scores)
-    sums = key.new_zeros(batch, heads, write.shape[-1], key.shape[-1], dtype=torch.float32)
-    weight = torch.zeros_like(sums[..., 0])
-    for block in range(2, int(blocks.max()) + 1):
-        leaving = write * (blocks == block - 2)[:, None, :, None]
-        sums = sums + leaving.transpose(-1, -2) @ key.float()
-        weight = weight + leaving.sum(2)
-        means, log_weight = slot_means(sums, weight)
-        scores = ((query * scaling) @ means.to(key.dtype).transpose(-1, -2)).float()
-        here = (blocks == block)[:, None, :, None]
-        slot_scores = torch.where(here, scores + log_weight[:, :, None], slot_scores)
-        weights = torch.where(here & (weight >= EMPTY)[:, :, None], weight[:, :, None], weights)
-
-    apart = blocks[:, :, None] - blocks[:, None, :]  # (B, T, T): blocks between query and token
-    direct = (apart <= 1) & (positions[:, :, None] >= positions[:, None, :]) & mask[:, None, :]
-    scores = ((query * scaling) @ key.transpose(-1, -2)).float()
-    scores = scores.masked_fill(~(direct & mask[:, :, None])[:, None], -math.inf)
-    # A pad sees nothing: a row of -inf would give NaN, so it gets any number, and zeros below.
-    scores = scores.masked_fill(~mask[:, None, :, None], 0.0)
-    read, near = (
-        torch.cat([slot_scores, scores], dim=-1).softmax(-1).split([weight.shape[-1], length], -1)
-    )
-    far = (read / weights) @ write.transpose(-1, -2) * (apart > 1)[:, None]
-    return ((near + far) * mask[:, None, :, None]).to(query.dtype)
-
-
-def _project(project: Project | None, key: Tensor, positions: Tensor) -> Tensor:
+def write_weights(project: Project | None, key: Tensor, positions: Tensor) -> Tensor:
+    """How tokens are written to the slots: (B, H, T, K), K = 0 where there are none."""
     if project is None:
         return key.new_zeros(*key.shape[:3], 0)
     write = project(key, positions)

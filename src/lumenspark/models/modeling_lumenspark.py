@@ -20,9 +20,9 @@ from .lowrank import (
     LowRankState,
     chunked,
     linear_std,
-    lowrank_attention_map,
     step,
 )
+from .lowrank_map import lowrank_attention_map
 from .old_checkpoints import HUB_ARGUMENTS, read_old_config, read_old_weights
 
 
