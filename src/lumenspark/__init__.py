@@ -19,7 +19,10 @@ _HOME = {
     "LumensparkModel": "lumenspark.models",
     "LumensparkCache": "lumenspark.models",
     "Recipe": "lumenspark.training.recipe",
+    "inspect_names": "lumenspark.inspect.anatomy",
     "load": "lumenspark.loading",
+    "patch": "lumenspark.inspect.patch",
+    "trace": "lumenspark.inspect.trace",
     "train": "lumenspark.pipeline",
     "resume": "lumenspark.pipeline",
 }

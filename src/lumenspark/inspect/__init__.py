@@ -1,0 +1,37 @@
+"""Looking inside: inner tensors by name, patches, lenses, and pages that show them.
+
+docs/looking-inside.md is the way in.
+"""
+
+from .activation_patching import PatchingEffects, activation_patching, steering_vector
+from .anatomy import inspect_names
+from .heads import HeadScores, ablate_heads, entropy, head_scores
+from .lens import Attribution, LogitLens, attribution, logit_lens
+from .patch import add, mean, patch, replace, zero
+from .ranks import HeldToken, effective_ranks, slot_contents
+from .trace import Trace, trace
+
+__all__ = [
+    "Attribution",
+    "HeadScores",
+    "HeldToken",
+    "LogitLens",
+    "PatchingEffects",
+    "Trace",
+    "ablate_heads",
+    "activation_patching",
+    "add",
+    "attribution",
+    "effective_ranks",
+    "entropy",
+    "head_scores",
+    "inspect_names",
+    "logit_lens",
+    "mean",
+    "patch",
+    "replace",
+    "slot_contents",
+    "steering_vector",
+    "trace",
+    "zero",
+]

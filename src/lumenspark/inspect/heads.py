@@ -1,0 +1,148 @@
+"""What heads do: scores on repeated random tokens, and what each head's loss would cost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumenspark.errors import UserError
+
+from .anatomy import anatomy_of
+from .inputs import Text
+from .patch import Edit, patch, zero
+from .trace import Trace, trace
+
+LONGEST = 64  # tokens that are repeated, where the context has room for more
+
+
+@dataclass(eq=False)
+class HeadScores:
+    """How much each of H heads in L layers does of what heads are known to do.
+
+    ``scores`` holds, by name, (L, H): the attention paid to the *previous token*, to the earlier
+    occurrence of the same token (*duplicate token*), to the token after that (*induction*; Olsson
+    et al. 2022, arXiv 2209.11895) and to the first token (*attention sink*; Xiao et al. 2023, arXiv
+    2309.17453), as means from 0 to 1; and the *entropy* of the attention in nats.
+    ``first_loss`` and ``second_loss`` are nats per token, of random tokens and of their repetition:
+    the second is lower where heads find again what was there.
+    """
+
+    scores: dict[str, Tensor]
+    first_loss: float
+    second_loss: float
+
+    def __str__(self) -> str:
+        lines = [f"{'head':>6}" + "".join(f"{name:>17}" for name in self.scores)]
+        layers, heads = next(iter(self.scores.values())).shape
+        for layer in range(layers):
+            for head in range(heads):
+                values = (f"{float(each[layer, head]):17.3f}" for each in self.scores.values())
+                lines.append(f"{f'{layer}.{head}':>6}" + "".join(values))
+        return "\n".join(lines)
+
+    def strongest(self, name: str) -> tuple[int, int]:
+        """The layer and the head with the highest score of that name."""
+        scores = self.scores[name]
+        layer, head = divmod(int(scores.argmax()), scores.shape[1])
+        return layer, head
+
+    def _repr_html_(self) -> str:
+        from .notebook import scores_html
+
+        return scores_html(self)
+
+
+def head_scores(
+    model: Any, *, rows: int = 8, length: int | None = None, seed: int = 0
+) -> HeadScores:
+    """Score all heads on ``rows`` rows of ``length`` random tokens, each row said twice.
+
+    A row begins with the model's beginning-of-text token where it has one. ``length`` is as large
+    as the context allows, up to 64, unless given. Deterministic for a seed.
+
+    Raises UserError where the rows do not fit.
+    """
+    ids, begin, length = repeated_tokens(model, rows, length, seed)
+    found = trace(model, ids, ["blocks.*.attention.pattern"])
+    first_loss, second_loss = losses_of_both(found, begin, length)
+    return HeadScores(score_patterns(found, begin, length), first_loss, second_loss)
+
+
+def score_patterns(found: Trace, begin: int, length: int) -> dict[str, Tensor]:
+    """By name (L, H), from all patterns on what :func:`repeated_tokens` gave."""
+    patterns = found.tensors.values()
+    return {
+        name: torch.stack([score(pattern, begin, length) for pattern in patterns]).float().cpu()
+        for name, score in SCORES.items()
+    }
+
+
+def losses_of_both(found: Trace, begin: int, length: int) -> tuple[float, float]:
+    """Nats per token: of the random tokens, and of their repetition."""
+    second = begin + length
+    return float(found.loss[:, 1:second].mean()), float(found.loss[:, second:].mean())
+
+
+def repeated_tokens(
+    model: Any, rows: int = 8, length: int | None = None, seed: int = 0
+) -> tuple[Tensor, int, int]:
+    """Random ids, each row said twice: (rows, begin + 2·length); ``begin``; ``length``.
+
+    ``begin`` is the column of the first random token: 1 after a beginning-of-text token, else 0.
+    """
+    config = model.config
+    context = config.max_position_embeddings
+    special = {config.bos_token_id, config.eos_token_id, config.pad_token_id} - {None}
+    begin = 0 if config.bos_token_id is None else 1
+    longest = (context - begin) // 2
+    length = min(longest, LONGEST) if length is None else length
+    if not 2 <= length <= longest:
+        raise UserError(
+            f"{length} tokens said twice: take from 2 to {longest} for a context of {context}"
+        )
+    plain = torch.tensor([token for token in range(config.vocab_size) if token not in special])
+    noise = torch.Generator().manual_seed(seed)
+    drawn = plain[torch.randint(len(plain), (rows, length), generator=noise)]
+    first = torch.full((rows, begin), config.bos_token_id or 0)
+    return torch.cat([first, drawn, drawn], dim=1), begin, length
+
+
+def entropy(pattern: Tensor) -> Tensor:
+    """The entropy of each query's attention in nats: (B, H, T, S) to (B, H, T)."""
+    return torch.special.entr(pattern.float()).sum(-1)
+
+
+def _offset(offset: int, pattern: Tensor, queries: slice) -> Tensor:
+    """The mean attention (H,) of ``queries`` to the token ``offset`` before them."""
+    return pattern.diagonal(-offset, dim1=-2, dim2=-1)[..., queries].mean((0, 2))
+
+
+# From a pattern (B, H, T, T), the column where the random tokens begin, and their number, to (H,).
+# A diagonal at offset d begins with the query d, so its last ``length`` places are the repetition.
+SCORES: dict[str, Callable[[Tensor, int, int], Tensor]] = {
+    "previous token": lambda pattern, begin, length: _offset(1, pattern, slice(None)),
+    "duplicate token": lambda pattern, begin, length: _offset(
+        length, pattern, slice(-length, None)
+    ),
+    "induction": lambda pattern, begin, length: _offset(length - 1, pattern, slice(-length, None)),
+    "attention sink": lambda pattern, begin, length: pattern[:, :, 1:, 0].mean((0, 2)),
+    "entropy": lambda pattern, begin, length: entropy(pattern).mean((0, 2)),
+}
+
+
+def ablate_heads(model: Any, text: Text, edit: Edit = zero, *, tokenizer: Any = None) -> Tensor:
+    """What each head is worth on ``text``: (L, H) nats per token that its loss would cost.
+
+    ``edit`` is what is done to what the head adds to the residual stream: ``zero``, ``mean``.
+    Negative where the model is better without it.
+    """
+    sizes = anatomy_of(model).sizes
+    whole = trace(model, text, tokenizer=tokenizer).mean_loss
+    costs = torch.zeros(sizes.layers, sizes.heads)
+    for layer in range(sizes.layers):
+        for head in range(sizes.heads):
+            with patch(model, {f"blocks.{layer}.attention.heads[{head}]": edit}):
+                costs[layer, head] = trace(model, text, tokenizer=tokenizer).mean_loss - whole
+    return costs

@@ -1,0 +1,132 @@
+"""What a user gives as text, as token ids on the model's device; and tokens as pieces of text."""
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from lumenspark.errors import UserError
+from lumenspark.models.generation import encode_padded
+
+Text = str | list[str] | list[int] | Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Token ids (B, T), and which of them are tokens, (B, T) boolean; None where all are."""
+
+    ids: Tensor
+    mask: Tensor | None
+    tokenizer: Any
+
+    def arguments(self) -> dict[str, Tensor]:
+        """As a model's forward pass takes them."""
+        if self.mask is None:
+            return {"input_ids": self.ids}
+        return {"input_ids": self.ids, "attention_mask": self.mask.long()}
+
+
+def read_inputs(
+    model: Any, text: Text, tokenizer: Any = None, attention_mask: Tensor | None = None
+) -> Inputs:
+    """``text`` for ``model``, by the tokenizer beside its weights unless one is given.
+
+    Strings of unequal length are padded on the left.
+    Raises UserError for text without tokens or with more than fit, and where no tokenizer is found.
+    """
+    tokenizer = find_tokenizer(model) if tokenizer is None else tokenizer
+    texts = [text] if isinstance(text, str) else text
+    mask: Tensor | None
+    if isinstance(texts, list) and any(isinstance(row, str) for row in texts):
+        ids, mask = _encode(tokenizer, texts)
+    else:
+        ids, mask = _read_ids(text, attention_mask)
+    context = getattr(model.config, "max_position_embeddings", None)
+    longest = ids.shape[1] if mask is None else int(mask.sum(1).max())
+    if context is not None and longest > context:
+        raise UserError(f"{longest} tokens are more than the context of {context}: give fewer")
+    mask = None if mask is None or mask.all() else mask.bool().to(model.device)
+    return Inputs(ids.to(model.device), mask, tokenizer)
+
+
+def find_tokenizer(model: Any) -> Any:
+    """The tokenizer that lies beside the weights, or None. Looked for once."""
+    if model not in _tokenizers:
+        _tokenizers[model] = _load_tokenizer(model.name_or_path) if model.name_or_path else None
+    return _tokenizers[model]
+
+
+def token_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text of each token by itself; its id where there is no tokenizer."""
+    if tokenizer is None:
+        return [str(token_id) for token_id in ids]
+    return [_piece(tokenizer, token_id) for token_id in ids]
+
+
+def text_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
+    """A text, token by token. A character that is cut between tokens comes with the last of them,
+    and the others are empty. Ids where there is no tokenizer.
+    """
+    if tokenizer is None:
+        return token_pieces(tokenizer, ids)
+    pieces, begin = [], 0
+    for end in range(1, len(ids) + 1):
+        cut = ids[begin:end]
+        piece = _piece(tokenizer, cut[0]) if len(cut) == 1 else str(tokenizer.decode(cut))
+        if piece.endswith(NO_CHARACTER) and end < len(ids) and len(cut) < LONGEST_CHARACTER:
+            pieces.append("")
+            continue
+        pieces.append(piece)
+        begin = end
+    return pieces
+
+
+NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no whole character decode to
+LONGEST_CHARACTER = 4  # bytes in UTF-8, so tokens too
+_tokenizers: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def _load_tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError, ImportError):
+        return None
+
+
+def _encode(tokenizer: Any, texts: list[Any]) -> tuple[Tensor, Tensor]:
+    if tokenizer is None:
+        raise UserError(
+            "no tokenizer lies beside this model's weights: give tokenizer=, or token ids in place "
+            "of text"
+        )
+    try:
+        return encode_padded(tokenizer, texts)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _read_ids(given: Any, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    ids = torch.as_tensor(given)
+    ids = ids[None] if ids.ndim == 1 else ids
+    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+        raise UserError(
+            "token ids are whole numbers of the shape (tokens,) or (rows, tokens), at least one: "
+            f"these are {ids.dtype} of {tuple(ids.shape)}"
+        )
+    mask = mask[None] if mask is not None and mask.ndim == 1 else mask
+    if mask is not None and mask.shape != ids.shape:
+        raise UserError(
+            f"attention_mask has the shape {tuple(mask.shape)}: give one of {tuple(ids.shape)}"
+        )
+    return ids, mask
+
+
+def _piece(tokenizer: Any, token_id: int) -> str:
+    stored = tokenizer.convert_ids_to_tokens(token_id)
+    if isinstance(stored, str) and stored.startswith("▁"):  # decoding would drop this space
+        return stored.replace("▁", " ")
+    return str(tokenizer.decode([token_id]))

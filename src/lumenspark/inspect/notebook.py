@@ -1,0 +1,60 @@
+"""What traces, lenses and scores show of themselves in a notebook: the first text of a batch."""
+
+from typing import Any
+
+from .contents import (
+    guesses_of,
+    model_facts,
+    next_guesses,
+    pattern_arrays,
+    text_facts,
+    top_guesses,
+)
+from .heads import HeadScores
+from .lens import Attribution, LogitLens
+from .pages.content import Guess, HeadMap, HeadsContent, TextContent, head_map
+from .pages.render import notebook_html, render_heads_page, render_text_page
+from .trace import Trace
+
+
+def trace_html(found: Trace) -> str:
+    """Tokens by loss, and the maps of all heads where every layer's pattern was asked for."""
+    return _text_html(found, next_guesses(found), maps=_maps(found))
+
+
+def lens_html(lens: LogitLens) -> str:
+    """Tokens by loss, and the logit lens as a table."""
+    return _text_html(lens.trace, guesses_of(lens, -1), lens=top_guesses(lens), lens_rows=lens.rows)
+
+
+def attribution_html(shares: Attribution) -> str:
+    """Tokens by loss, and the shares of the parts as bars."""
+    values = shares.values[:, 0].float().cpu().numpy()
+    guesses = next_guesses(shares.trace)
+    return _text_html(shares.trace, guesses, parts=shares.parts, attribution=values)
+
+
+def scores_html(scored: HeadScores) -> str:
+    """All scores of all heads."""
+    scores = {name: value.numpy() for name, value in scored.scores.items()}
+    return notebook_html(render_heads_page(HeadsContent("Head scores", {}, scores)))
+
+
+def _text_html(found: Trace, guesses: list[list[Guess]], **parts: Any) -> str:
+    content = TextContent(
+        title=type(found.model).__name__,
+        facts=model_facts(found.model) | text_facts(found),
+        tokens=found.tokens[0],
+        loss=found.loss[0].cpu().numpy(),
+        guesses=guesses,
+        **parts,
+    )
+    return notebook_html(render_text_page(content))
+
+
+def _maps(found: Trace) -> list[list[HeadMap]]:
+    layers = found.model.config.num_hidden_layers
+    names = [f"blocks.{layer}.attention.pattern" for layer in range(layers)]
+    if not all(name in found.tensors for name in names):
+        return []
+    return [[head_map(each) for each in pattern_arrays(found[name][0])] for name in names]
