@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from lumenspark.data.cache import cache_folder
@@ -16,7 +17,10 @@ from lumenspark.errors import UserError
 from lumenspark.evaluation.card import write_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import describe, store
-from lumenspark.files import write_json
+from lumenspark.files import write_file, write_json
+from lumenspark.inspect.contents import heads_content
+from lumenspark.inspect.pages.render import render_heads_page
+from lumenspark.inspect.recording import TEXT_TOKENS, Recorder, recorded_series
 from lumenspark.loading import load, quiet_transformers
 from lumenspark.models import (
     LumensparkConfig,
@@ -243,7 +247,17 @@ def make_trainer(setup: Setup, reporter: Reporter) -> Trainer:
             compiled = False
             trainer = Trainer(recipe, setup.model, setup.tokenizer, setup.tokens, reporter)
     recipe.train.compile = "on" if compiled else "off"
+    if recipe.inspect.every:
+        trainer.recorder = Recorder(setup.model, lens_text(setup))
     return trainer
+
+
+def lens_text(setup: Setup) -> torch.Tensor:
+    """Validation text (B, T) in windows of the context, for the lens to look at during training."""
+    ids, context = setup.tokens.splits["validation"].ids, setup.recipe.model.context
+    length = min(context, len(ids))
+    count = max(1, min(TEXT_TOKENS, len(ids)) // length)
+    return torch.from_numpy(ids[: count * length].astype(np.int64)).view(count, length)
 
 
 def fit_budget(trainer: Trainer, started: float) -> None:
@@ -254,10 +268,13 @@ def fit_budget(trainer: Trainer, started: float) -> None:
     recipe = trainer.recipe
     if recipe.budget is None:
         return
-    step, validation = trainer.seconds_per_step(), trainer.seconds_per_validation()
+    step = trainer.seconds_per_step()
+    whole_step = step + trainer.seconds_per_validation() / recipe.train.validate_every
+    if recipe.inspect.every:
+        whole_step += trainer.seconds_per_record() / recipe.inspect.every
     used = time.monotonic() - started
     left = parse_duration(recipe.budget) - used
-    steps = int(left * BUDGET_MARGIN / (step + validation / recipe.train.validate_every))
+    steps = int(left * BUDGET_MARGIN / whole_step)
     if steps < 1:
         raise UserError(
             f"a budget of {recipe.budget} is over before the first step: set-up took {used:.0f} s "
@@ -283,6 +300,7 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
         store(run.path, figures, checkpoint="best", step=step, command=command)
         reporter.say(describe(figures))
     write_card(run.path)
+    inside = _write_inside_page(run, model)
     torch.manual_seed(recipe.seed)
     text = model.generate(
         text=recipe.train.prompt, tokenizer=tokenizer, max_new_tokens=64, temperature=0.8, top_k=50
@@ -291,10 +309,21 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
     reporter.say(
         "Next:\n"
         f'  lumenspark generate {run.id} "{recipe.train.prompt}"\n'
+        f'  lumenspark inspect {run.id} "A sentence of yours" -o page.html\n'
         f"  lumenspark evaluate {run.id}\n"
         f"  lumenspark train {recipe.name} --data your-folder --budget 20m\n"
-        f"The card is {run.path / 'README.md'}, the curves {run.path / 'loss.svg'}."
+        f"The card is {run.path / 'README.md'}, the curves {run.path / 'loss.svg'}{inside}."
     )
+
+
+def _write_inside_page(run: Run, model: LanguageModel) -> str:
+    """The run's page, where training has looked inside; and what to say about it."""
+    series = recorded_series(run.metrics())
+    if not series:
+        return ""
+    title = f"run {run.id} ({run.recipe().name}), checkpoint best"
+    write_file(run.path / "inspect.html", render_heads_page(heads_content(model, title, series)))
+    return f", its inside over training {run.path / 'inspect.html'}"
 
 
 def peak_memory(device: str) -> int:

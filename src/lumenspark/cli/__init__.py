@@ -9,6 +9,7 @@ VERBS = {
     "resume": "go on with a run that was stopped",
     "evaluate": "perplexity and bits per byte of any causal language model",
     "generate": "write text",
+    "inspect": "write a page that shows what a model does inside",
     "compress": "make a model smaller: low-rank layers",
     "convert": "bring a checkpoint of lumenspark 0.1 into today's layout",
     "card": "write a run's model card, or check it",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -70,10 +70,19 @@ class State:
     metrics_size: int = 0  # bytes of metrics.jsonl that belong to this state
 
 
+class Recorder(Protocol):
+    """Somebody who looks into the model around a step, and changes nothing."""
+
+    def before_step(self) -> None: ...
+
+    def record(self, gradient_scale: float) -> dict[str, float]: ...
+
+
 class Trainer:
     """Trains ``model`` on ``tokens`` as ``recipe`` says."""
 
     run: Run
+    recorder: Recorder | None = None  # asked every ``inspect.every`` steps
 
     def __init__(
         self,
@@ -157,6 +166,15 @@ class Trainer:
             self.average = before
         return sorted(times[warm:])[timed // 2]
 
+    def seconds_per_record(self) -> float:
+        """What looking inside takes, where somebody does."""
+        if self.recorder is None:
+            return 0.0
+        began = time.perf_counter()
+        self.recorder.before_step()
+        self.recorder.record(1.0)
+        return time.perf_counter() - began
+
     def seconds_per_validation(self) -> float:
         began = time.perf_counter()
         self._validation_loss()
@@ -166,7 +184,10 @@ class Trainer:
 
     def _one_step(self) -> bool:
         """Whether the step was taken; where it was not finite, the run has gone back instead."""
-        state, began = self.state, time.perf_counter()
+        state = self.state
+        if self.recorder is not None and self._records(state.step + 1):
+            self.recorder.before_step()
+        began = time.perf_counter()
         loss, self._norm = self._update(state.step)
         if not math.isfinite(loss + self._norm):
             self._go_back(loss, self._norm)
@@ -223,6 +244,10 @@ class Trainer:
             return
         if _due(step, options.log_every) or last:
             self._log()
+        if self.recorder is not None and self._records(step):
+            # Undoes the clipping: gradients are recorded as they were.
+            scale = max(1.0, self._norm / self.recipe.optim.clip)
+            self._write(self.recorder.record(scale) | {"seconds": self._seconds()})
         if validates:
             self._validate()
         if options.sample_every and _due(step, options.sample_every):
@@ -231,6 +256,10 @@ class Trainer:
             self._save()
         if asked is not None and not last:
             raise Stopped(self.run.id, asked)
+
+    def _records(self, step: int) -> bool:
+        every = self.recipe.inspect.every
+        return every > 0 and _due(step, every)
 
     def _log(self) -> None:
         state = self.state

@@ -176,6 +176,14 @@ class TrainOptions:
 
 
 @dataclass
+class InspectOptions:
+    """Looking inside while the model trains."""
+
+    every: Count = 0
+    """Steps between records of head scores, lens and norms, for the run's page; 0: none."""
+
+
+@dataclass
 class Recipe:
     """Everything that determines a run."""
 
@@ -196,6 +204,7 @@ class Recipe:
     model: ModelOptions = field(default_factory=LumiereOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    inspect: InspectOptions = field(default_factory=InspectOptions)
 
     @property
     def tokens_per_step(self) -> int:

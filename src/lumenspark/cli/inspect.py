@@ -1,0 +1,111 @@
+"""lumenspark inspect: a page that shows what a model does inside."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from lumenspark.errors import UserError
+
+from .parsing import Model, parse
+
+
+@dataclass
+class Arguments:
+    """Write ONE page, a file that opens in any browser without a network: a text through a model
+    (tokens by loss, attention maps, logit lens, head scores, attribution), --heads: what all heads
+    do, or --compare: a text through two models."""
+
+    model: Model
+    """A folder, a run's id or the beginning of one, latest, or an id on the hub."""
+    text: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = None
+    """The text; standard input unless given."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("inspect.html")
+    """Where to write the page."""
+    heads: bool = False
+    """Scores of all heads on repeated random tokens, and what training recorded; needs no text."""
+    compare: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """A second model to read the same text."""
+    whole: Annotated[str | None, tyro.conf.arg(metavar="LAYER.HEAD,…")] = None
+    """Heads to keep in full resolution where the text is longer than 256 tokens: 2.1,3.0."""
+    checkpoint: str = "best"
+    """Which checkpoint of a run."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    trust_remote_code: bool = False
+    """Run model code that lies beside the weights."""
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(Arguments, "inspect", arguments)
+    if options.heads and (options.text is not None or options.compare or options.whole):
+        raise UserError("--heads is about the model alone: leave text, --compare and --whole out")
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        raise UserError(f"-o {options.out}: name a file in a folder that exists")
+    whole = _whole(options.whole)
+    text = None if options.heads else _text(options.text)
+
+    from lumenspark.files import write_file
+
+    page = _heads_page(options) if text is None else _text_page(options, text, whole)
+    write_file(options.out, page)
+    print(f"{options.out}: {options.out.stat().st_size / 1000:,.0f} kB; open it in a browser")
+
+
+def _text_page(options: Arguments, text: str, whole: list[tuple[int, int]]) -> str:
+    from lumenspark.inspect.contents import text_content
+    from lumenspark.inspect.pages.content import CompareContent
+    from lumenspark.inspect.pages.render import render_compare_page, render_text_page
+
+    contents = []
+    for name in [options.model] + ([options.compare] if options.compare else []):
+        model, tokenizer, title = _load(options, name)
+        contents.append(text_content(model, text, title, tokenizer=tokenizer, whole=whole))
+    if len(contents) == 1:
+        return render_text_page(contents[0])
+    title = f"{contents[0].title} and {contents[1].title}"
+    return render_compare_page(CompareContent(title, *contents))
+
+
+def _heads_page(options: Arguments) -> str:
+    from lumenspark.inspect.contents import heads_content
+    from lumenspark.inspect.pages.render import render_heads_page
+    from lumenspark.inspect.recording import recorded_series
+    from lumenspark.training.run import find_run
+
+    model, _, title = _load(options, options.model)
+    run = None if (Path(options.model) / "config.json").is_file() else find_run(options.model)
+    series = recorded_series(run.metrics()) if run is not None else None
+    return render_heads_page(heads_content(model, title, series))
+
+
+def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
+    """A model, its tokenizer, and what to call it."""
+    from lumenspark.loading import load
+    from lumenspark.training.device import choose_device
+    from lumenspark.training.run import find_run
+
+    device = choose_device(options.device)
+    model, tokenizer = load(name, options.checkpoint, device, options.trust_remote_code)
+    run = None if (Path(name) / "config.json").is_file() else find_run(name)
+    if run is None:
+        return model, tokenizer, Path(name).name if Path(name).is_dir() else name
+    return model, tokenizer, f"run {run.id} ({run.recipe().name}), checkpoint {options.checkpoint}"
+
+
+def _text(given: str | None) -> str:
+    if given is None and sys.stdin.isatty():
+        raise UserError("there is no text: give one, or text on standard input, or --heads")
+    text = sys.stdin.read() if given is None else given
+    if not text.strip():
+        raise UserError("the text is empty: give at least one word")
+    return text
+
+
+def _whole(written: str | None) -> list[tuple[int, int]]:
+    try:
+        pairs = [part.split(".") for part in (written or "").split(",") if part]
+        return [(int(layer), int(head)) for layer, head in pairs]
+    except ValueError as error:
+        raise UserError(f"--whole {written}: write layers and heads such as 2.1,3.0") from error
