@@ -5,7 +5,7 @@ docs/looking-inside.md is the way in.
 
 from .activation_patching import PatchingEffects, activation_patching, steering_vector
 from .anatomy import inspect_names
-from .heads import HeadScores, ablate_heads, entropy, head_scores
+from .heads import HeadScores, ablate_heads, entropy, head_scores, repeated_tokens
 from .lens import Attribution, LogitLens, attribution, logit_lens
 from .patch import add, mean, patch, replace, zero
 from .ranks import HeldToken, effective_ranks, slot_contents
@@ -29,6 +29,7 @@ __all__ = [
     "logit_lens",
     "mean",
     "patch",
+    "repeated_tokens",
     "replace",
     "slot_contents",
     "steering_vector",

@@ -63,10 +63,10 @@ class AttentionTaps:
         return self.taps.look(f"{self.name}.{part}", tensor)
 
     def _remember_arguments(self) -> None:
-        called = signature(self.block.attention.forward)
+        called = signature(type(self.block.attention).forward)  # past wrappers on this one module
 
         def hook(module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
-            self.seen.update(called.bind(*arguments, **named).arguments)
+            self.seen.update(called.bind(module, *arguments, **named).arguments)
 
         self.taps.keep(self.block.attention.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -129,18 +129,20 @@ class AttentionTaps:
         own_write = write_weights(project, key, text_positions(mask)).float()
         own_write = own_write * mask[:, None, :, None]
         write, write_probe = self.look(SLOTS[0], own_write)
-        own_read, near, weight = read_weights(query, key, write, *settings)
+        seen_write = plus(write, write_probe)
+        own_read, near, weight = read_weights(query, key, seen_write, *settings)
         read, read_probe = self.look(SLOTS[1], own_read)
-        own_pattern = token_weights(read, near, weight, write, settings[0], mask)
+        seen_read = plus(read, read_probe)
+        own_pattern = token_weights(seen_read, near, weight, seen_write, settings[0], mask)
         pattern, probe = self.look("attention.pattern", own_pattern)
         if not (pattern is own_pattern and read is own_read and write is own_write):
-            mixed = (pattern @ value.float()).to(mixed.dtype)
+            return (plus(pattern, probe) @ value.float()).to(mixed.dtype)
         if write_probe is None and read_probe is None and probe is None:
             return mixed
         # Zeros that depend on the probes as the pattern does, and on nothing else.
         write = plus(write.detach(), write_probe)
-        read_again, near, weight = read_weights(query.detach(), key.detach(), write, *settings)
-        read = plus(read_again if read is own_read else read.detach(), read_probe)
+        read, near, weight = read_weights(query.detach(), key.detach(), write, *settings)
+        read = plus(read, read_probe)
         pattern = plus(token_weights(read, near, weight, write, settings[0], mask), probe)
         zeros = (pattern - pattern.detach()) @ value.detach().float()
         return mixed + zeros.to(mixed.dtype)

@@ -132,17 +132,28 @@ SCORES: dict[str, Callable[[Tensor, int, int], Tensor]] = {
 }
 
 
-def ablate_heads(model: Any, text: Text, edit: Edit = zero, *, tokenizer: Any = None) -> Tensor:
+def ablate_heads(
+    model: Any,
+    text: Text,
+    edit: Edit = zero,
+    *,
+    positions: slice = slice(None),
+    tokenizer: Any = None,
+) -> Tensor:
     """What each head is worth on ``text``: (L, H) nats per token that its loss would cost.
 
     ``edit`` is what is done to what the head adds to the residual stream: ``zero``, ``mean``.
-    Negative where the model is better without it.
+    ``positions`` picks the tokens whose loss counts. Negative where the model is better without it.
     """
     sizes = anatomy_of(model).sizes
-    whole = trace(model, text, tokenizer=tokenizer).mean_loss
+
+    def loss() -> float:
+        return float(trace(model, text, tokenizer=tokenizer).loss[:, positions].nanmean())
+
+    whole = loss()
     costs = torch.zeros(sizes.layers, sizes.heads)
     for layer in range(sizes.layers):
         for head in range(sizes.heads):
             with patch(model, {f"blocks.{layer}.attention.heads[{head}]": edit}):
-                costs[layer, head] = trace(model, text, tokenizer=tokenizer).mean_loss - whole
+                costs[layer, head] = loss() - whole
     return costs

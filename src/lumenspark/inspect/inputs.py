@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.models.generation import encode_padded
+from lumenspark.models.generation import encode_padded, positions_from_mask
 
 Text = str | list[str] | list[int] | Tensor
 
@@ -25,7 +25,13 @@ class Inputs:
         """As a model's forward pass takes them."""
         if self.mask is None:
             return {"input_ids": self.ids}
-        return {"input_ids": self.ids, "attention_mask": self.mask.long()}
+        # GPT-2 and Llama would count pads as positions.
+        positions = positions_from_mask(self.mask)
+        return {
+            "input_ids": self.ids,
+            "attention_mask": self.mask.long(),
+            "position_ids": positions,
+        }
 
 
 def read_inputs(
@@ -110,13 +116,20 @@ def _encode(tokenizer: Any, texts: list[Any]) -> tuple[Tensor, Tensor]:
 
 
 def _read_ids(given: Any, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    ids = torch.as_tensor(given)
+    try:
+        ids = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of unequal length, None, …
+        raise UserError(
+            "token ids are whole numbers of the shape (tokens,) or (rows, tokens): pad rows of "
+            "unequal length, and give attention_mask"
+        ) from error
     ids = ids[None] if ids.ndim == 1 else ids
     if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
         raise UserError(
             "token ids are whole numbers of the shape (tokens,) or (rows, tokens), at least one: "
             f"these are {ids.dtype} of {tuple(ids.shape)}"
         )
+    mask = None if mask is None else torch.as_tensor(mask)
     mask = mask[None] if mask is not None and mask.ndim == 1 else mask
     if mask is not None and mask.shape != ids.shape:
         raise UserError(

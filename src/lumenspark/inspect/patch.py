@@ -58,20 +58,20 @@ def mean(tensor: Tensor, mask: Tensor | None = None) -> Tensor:
     return (tensor * weights).sum(dim=(0, -2), keepdim=True)
 
 
-def replace(value: Tensor) -> Edit:
+def replace(value: Tensor | float) -> Edit:
     """An edit: ``value``, of any shape that broadcasts."""
 
     def put(tensor: Tensor) -> Tensor:
-        return value.to(tensor)
+        return torch.as_tensor(value).to(tensor)
 
     return put
 
 
-def add(vector: Tensor) -> Edit:
+def add(vector: Tensor | float) -> Edit:
     """An edit: the tensor plus ``vector``, of any shape that broadcasts."""
 
     def plus(tensor: Tensor) -> Tensor:
-        return tensor + vector.to(tensor)
+        return tensor + torch.as_tensor(vector).to(tensor)
 
     return plus
 
@@ -89,9 +89,10 @@ def _change(name: str, index: Index, edit: Edit) -> Function:
             raise UserError(
                 f"{name} has the shape {tuple(tensor.shape)}, so [{_written(index)}] is not in it"
             ) from error
-        if edit is mean and part.ndim < 3:
+        tokens = tensor.ndim - 3  # where the index picks tokens
+        if edit is mean and len(index) > tokens and index[tokens] != slice(None):
             raise UserError(f"{name}[{_written(index)}] picks a token: the mean is over all tokens")
-        value = mean(part, mask) if edit is mean else edit(part)
+        value = mean(tensor, mask).expand_as(tensor)[place] if edit is mean else edit(part)
         changed = tensor.clone()
         try:
             changed[place] = value.to(tensor)

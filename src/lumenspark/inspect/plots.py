@@ -31,7 +31,7 @@ def plot_attention(trace: Trace, layer: int, head: int, row: int = 0) -> "Figure
     size = 2.5 + 0.16 * min(len(tokens), MOST_LABELS)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(pattern, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    image = axes.imshow(pattern.numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     if len(tokens) <= MOST_LABELS:
         labels = [visible(token) for token in tokens]
         axes.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=7, parse_math=False)

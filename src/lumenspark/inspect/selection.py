@@ -20,7 +20,7 @@ def matching(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     known, patterns = list(names), list(patterns)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
-            near = difflib.get_close_matches(re.sub(r"\d+|\*", "0", pattern), known, n=1)
+            near = difflib.get_close_matches(pattern.replace("*", "0"), known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(
                 f"this model has no tensor called {pattern!r}{hint}: inspect_names lists them"
@@ -51,6 +51,6 @@ def _position(text: str) -> int | slice:
     if ":" not in text:
         return int(text)
     bounds = [int(part) if part.strip() else None for part in text.split(":")]
-    if len(bounds) > 3:
+    if len(bounds) > 3 or (len(bounds) == 3 and bounds[2] is not None and bounds[2] < 1):
         raise ValueError
     return slice(*bounds)

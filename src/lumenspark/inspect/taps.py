@@ -173,7 +173,8 @@ class Taps:
 
     def _see_mask(self, model: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
         """Which of the tokens that are fed now are none: for those who take means."""
-        called = signature(model.forward).bind(*arguments, **named).arguments
+        # That of the class: a wrapper on this one model (nnsight's, say) may hide its arguments.
+        called = signature(type(model).forward).bind(model, *arguments, **named).arguments
         mask, fed = called.get("attention_mask"), called.get("input_ids")
         fed = called.get("inputs_embeds") if fed is None else fed
         self.mask = None

@@ -96,6 +96,8 @@ def trace(
     the mean over all tokens that were predicted.
 
     Attention weights are computed beside the fast attention, for the layers that are asked for.
+    The model is run in the mode that it is in; in training, what a sublayer adds is shown before
+    dropout.
 
     Raises UserError for names that are not there, text without tokens, ids past the context, and
     models of other families.
@@ -139,8 +141,9 @@ def _keep(name: str, kept: dict[str, Tensor]) -> Function:
 
 def _gradients(logits: Tensor, inputs: Inputs, probes: dict[str, Tensor]) -> dict[str, Tensor]:
     """d mean loss / d tensor for each name; zeros where the loss does not depend on it."""
-    loss = token_losses(logits, inputs.ids, inputs.mask).nanmean()
     if not probes:
         return {}
+    with torch.enable_grad():
+        loss = token_losses(logits, inputs.ids, inputs.mask).nanmean()
     gradients = torch.autograd.grad(loss, list(probes.values()), materialize_grads=True)
     return dict(zip(probes, gradients, strict=True))
