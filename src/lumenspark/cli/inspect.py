@@ -65,7 +65,10 @@ def _text_page(options: Arguments, text: str, whole: list[tuple[int, int]]) -> s
     if len(contents) == 1:
         return render_text_page(contents[0])
     title = f"{contents[0].title} and {contents[1].title}"
-    return render_compare_page(CompareContent(title, *contents))
+    try:
+        return render_compare_page(CompareContent(title, *contents))
+    except ValueError as error:  # their tokenizers normalise the text differently
+        raise UserError(f"the two models cannot be compared on this text: {error}") from error
 
 
 def _heads_page(options: Arguments) -> str:

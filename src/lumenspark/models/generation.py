@@ -199,7 +199,8 @@ def encode_padded(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
 
     Raises ValueError for a prompt without tokens.
     """
-    rows = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    # Too many tokens are cut or refused later; the tokenizer need not warn of them.
+    rows = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     if not rows or not all(rows):
         raise ValueError("a prompt has no tokens: give at least one word")
     width = max(map(len, rows))
