@@ -20,7 +20,7 @@ from lumenspark.training.loop import make_loss
 from lumenspark.training.recipe import Recipe, load_recipe, with_overrides
 from lumenspark.training.run import Run
 
-RECORDED = {"inspect.every": 4}
+RECORDED = {"inspect.every": 5}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_recording_leaves_every_bit_of_a_training_as_it_is(
     looked = pipeline.train(recipe(text_folder, **{"model.dropout": 0.1} | RECORDED))
     assert weights(plain) == weights(looked)
     recorded = [line for line in lines(looked) if "induction/0.0" in line]
-    assert [line["step"] for line in recorded] == [4, 8, 12]
+    assert [line["step"] for line in recorded] == [5, 10, 12]
     assert [line for line in lines(looked) if line not in recorded] == list(lines(plain))
     assert (looked.path / "inspect.html").is_file()
     assert not (plain.path / "inspect.html").exists()

@@ -258,8 +258,9 @@ class Trainer:
             raise Stopped(self.run.id, asked)
 
     def _records(self, step: int) -> bool:
+        """Whether the inside is recorded after ``step``: now and then, and at the end."""
         every = self.recipe.inspect.every
-        return every > 0 and _due(step, every)
+        return every > 0 and (_due(step, every) or step == self.recipe.train.steps)
 
     def _log(self) -> None:
         state = self.state

@@ -133,13 +133,13 @@ function powersOfTen(low, high) {
   return Array.from({ length: last - first + 1 }, (_, i) => 10 ** (first + i));
 }
 
-/** Gaps where there is no number. */
+/** Gaps where there is no number; a number alone is a dot. */
 function path({ steps, values }, x, y) {
   let pen = "M";
   let d = "";
   for (let i = 0; i < steps.length; i += 1) {
     if (Number.isFinite(values[i])) {
-      d += `${pen}${x(steps[i]).toFixed(2)} ${y(values[i]).toFixed(2)}`;
+      d += `${pen}${x(steps[i]).toFixed(2)} ${y(values[i]).toFixed(2)}${pen === "M" ? "h0" : ""}`;
       pen = "L";
     } else pen = "M";
   }
