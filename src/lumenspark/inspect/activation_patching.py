@@ -11,7 +11,8 @@ from lumenspark.errors import UserError
 from .anatomy import inspect_names
 from .inputs import Text
 from .selection import matching
-from .taps import Function, tapped
+from .tapped import tapped
+from .taps import Function
 from .trace import Trace, trace
 
 ROWS_AT_ONCE = 64

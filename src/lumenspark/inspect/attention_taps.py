@@ -6,7 +6,7 @@ the model go on with an output made from it.
 """
 
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,7 @@ from lumenspark.models.lowrank_map import (
 from lumenspark.models.tensor_names import TensorSizes
 
 from .anatomy import Block, Columns, lowrank, rotated
-
-if TYPE_CHECKING:
-    from .taps import Taps
+from .taps import Taps, plus
 
 SLOTS = ("attention.slots.write", "attention.slots.read")
 
@@ -33,7 +31,7 @@ SLOTS = ("attention.slots.write", "attention.slots.read")
 class AttentionTaps:
     """Those of one block. What is seen on the way is kept until the block's attention is done."""
 
-    def __init__(self, taps: "Taps", block: Block, name: str) -> None:
+    def __init__(self, taps: Taps, block: Block, name: str) -> None:
         self.taps = taps
         self.block = block
         self.name = name
@@ -205,7 +203,3 @@ def square_mask(mask: Any, queries: int) -> Tensor | None:
         keys = mask.shape[1]
         return causal_mask(queries, keys, keys - queries, mask.device) & mask[:, None, None].bool()
     return dense_mask(mask)
-
-
-def plus(tensor: Tensor, probe: Tensor | None) -> Tensor:
-    return tensor if probe is None else tensor + probe

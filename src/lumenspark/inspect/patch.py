@@ -11,7 +11,8 @@ from lumenspark.errors import UserError
 
 from .anatomy import inspect_names
 from .selection import Index, matching, split_index
-from .taps import Function, tapped
+from .tapped import tapped
+from .taps import Function
 
 Edit = Callable[[Tensor], Tensor]
 

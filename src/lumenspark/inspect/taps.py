@@ -1,4 +1,4 @@
-"""Hooks on exactly those modules whose tensors somebody asks for; none, and no cost, otherwise.
+"""Hooks on modules, and what is called there. (Which hooks there are: tapped.py.)
 
 A request maps names to functions. While it is open, each function is called with its tensor in
 every forward pass, and may give another one back, with which the model goes on. Requests that are
@@ -8,20 +8,15 @@ A request may also ask for probes: zeros that are added to its tensors, so that 
 differentiated by them. Adding zeros leaves every bit of the output as it was.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lumenspark.errors import UserError
-
 from .anatomy import Anatomy, Columns, anatomy_of
-from .attention_taps import AttentionTaps, plus
 
 # Given a tensor and the mask (B, T) of the tokens that are fed, None where none is a pad:
 # another tensor of that shape, or None to leave it.
@@ -36,31 +31,6 @@ class Request:
     probes: dict[str, Tensor] | None = None
 
 
-@contextmanager
-def tapped(
-    model: Any, functions: Mapping[str, Function], probes: dict[str, Tensor] | None = None
-) -> Iterator[None]:
-    """Inside, ``functions`` are called in every forward pass of ``model``.
-
-    Raises UserError for a family that is not known, and for a compiled model.
-    """
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise UserError(
-            "a compiled model cannot be looked into: give the model as it was before torch.compile"
-        )
-    taps = _open_taps.get(model)
-    if taps is None:
-        taps = _open_taps[model] = Taps(model)
-    request = Request(functions, probes)
-    taps.open(request)
-    try:
-        yield
-    finally:
-        taps.close(request)
-        if not taps.requests:
-            del _open_taps[model]
-
-
 class Taps:
     """The hooks on one model, and the requests that they serve."""
 
@@ -71,13 +41,13 @@ class Taps:
         self.mask: Tensor | None = None
         self._hooks: list[Any] = []
 
-    def open(self, request: Request) -> None:
-        self.requests.append(request)
-        self._install()
-
-    def close(self, request: Request) -> None:
-        self.requests = [other for other in self.requests if other is not request]
-        self._install()
+    def clear(self) -> None:
+        """Take all hooks away, and see the mask from now on if there is anybody to ask."""
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks.clear()
+        if self.requests:
+            self.keep(self.model.register_forward_pre_hook(self._see_mask, with_kwargs=True))
 
     def wanted(self, name: str) -> bool:
         return any(name in request.functions for request in self.requests)
@@ -145,32 +115,6 @@ class Taps:
     def keep(self, handle: Any) -> None:
         self._hooks.append(handle)
 
-    def _install(self) -> None:
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks.clear()
-        if not self.requests:
-            return
-        self.keep(self.model.register_forward_pre_hook(self._see_mask, with_kwargs=True))
-        anatomy = self.anatomy
-        self.on_input(anatomy.blocks[0].block, "embed")
-        for index, block in enumerate(anatomy.blocks):
-            name = f"blocks.{index}"
-            self.on_output(block.attention_norm, f"{name}.attention.input")
-            for part in ("query", "key", "value"):
-                columns = getattr(block, part)
-                self.on_heads(columns, f"{name}.attention.{part}", anatomy.sizes.head_dim)
-            AttentionTaps(self, block, name).install()
-            self.on_output(block.mlp_norm, f"{name}.mlp.input")
-            if block.gate is not None:
-                self.on_output(block.gate, f"{name}.mlp.gate")
-            self.on_output(block.up, f"{name}.mlp.up")
-            self.on_input(block.down, f"{name}.mlp.hidden")
-            self.on_output(block.mlp_exit, f"{name}.mlp.out")
-            self.on_output(block.block, f"{name}.residual")
-        self.on_output(anatomy.final_norm, "final_norm")
-        self.on_output(anatomy.head, "logits")
-
     def _see_mask(self, model: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
         """Which of the tokens that are fed now are none: for those who take means."""
         # That of the class: a wrapper on this one model (nnsight's, say) may hide its arguments.
@@ -182,4 +126,5 @@ class Taps:
             self.mask = mask[:, -fed.shape[1] :].bool()
 
 
-_open_taps: WeakKeyDictionary[nn.Module, Taps] = WeakKeyDictionary()
+def plus(tensor: Tensor, probe: Tensor | None) -> Tensor:
+    return tensor if probe is None else tensor + probe

@@ -14,7 +14,8 @@ from lumenspark.errors import UserError
 from .anatomy import inspect_names
 from .inputs import Inputs, Text, read_inputs, text_pieces
 from .selection import matching
-from .taps import Function, tapped
+from .tapped import tapped
+from .taps import Function
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
