@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from lumenspark.errors import UserError
 from lumenspark.models.tensor_names import Shape, TensorSizes, tensor_names
@@ -81,6 +80,9 @@ def rotated(
     turn = arguments.get("position_embeddings")
     if turn is None:
         return query, key
+    # Takes a second to import, and whoever has a Llama has imported it already.
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
     cosine, sine = turn
     query, key = apply_rotary_pos_emb(query, key, cosine, sine)
     return query, key

@@ -1,0 +1,173 @@
+"""What looking inside costs: nothing when nobody looks, little when somebody does.
+
+    python benchmarks/trace_cost.py [--before FOLDER]
+
+On a Lumiére-1M with random weights, medians over rounds:
+
+- a trace of all attention patterns of one text of 64 tokens, in forward passes (bound: 3);
+- a forward pass, a training step and generation while nothing is traced, against the same after
+  a trace and a patch have come and gone; with `--before`, also against the package as it lies in
+  another checkout, such as one from before tracing was there, in processes that take turns;
+- what recording (`inspect.every`) adds to the preset lumiere-1m's training time (bound: 3%).
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+
+@dataclass
+class Options:
+    """Measure the cost of looking inside on this machine."""
+
+    before: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """A checkout of this repository to compare plain training and generation with."""
+    rounds: int = 5
+    only: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Measure one thing once, and print its seconds as JSON."""
+
+
+def new_model() -> Any:
+    from lumenspark.models import LumiereConfig, LumiereForCausalLM
+
+    torch.manual_seed(0)
+    model = LumiereForCausalLM(LumiereConfig(dropout=0.0, eos_token_id=None))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def seconds(work: Callable[[], object], repeat: int) -> float:
+    """The median time of one call."""
+    work()
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def forward(model: Any) -> float:
+    ids = torch.randint(3, 4096, (1, 64))
+    with torch.no_grad():
+        return seconds(lambda: model(ids), 200)
+
+
+def training(model: Any) -> float:
+    """One forward and backward pass of 64 windows."""
+    ids = torch.randint(3, 4096, (64, 64))
+
+    def step() -> None:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        model.zero_grad()
+
+    model.train()
+    result = seconds(step, 20)
+    model.eval()
+    return result
+
+
+def generation(model: Any) -> float:
+    """48 tokens, greedily."""
+    ids = torch.randint(3, 4096, (1, 8))
+    return seconds(lambda: model.generate(ids, max_new_tokens=48, do_sample=False), 10)
+
+
+PLAIN = {"forward pass": forward, "training step": training, "generation": generation}
+
+
+def after_looking(model: Any) -> None:
+    """A trace and a patch, come and gone."""
+    from lumenspark.inspect import patch, trace, zero
+
+    with patch(model, {"blocks.1.attention.heads[2]": zero}):
+        trace(model, torch.randint(3, 4096, (1, 64)), ["*"], gradients=True)
+
+
+def in_another_process(name: str, source: Path | None) -> float:
+    """Seconds of one of PLAIN, by the package as it is here or in ``source``."""
+    environment = dict(os.environ)
+    if source is not None:
+        environment["PYTHONPATH"] = str(source.resolve() / "src")
+    done = subprocess.run(
+        [sys.executable, __file__, "--only", name],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def traces(options: Options) -> None:
+    from lumenspark.inspect import trace
+
+    model, ids = new_model(), torch.randint(3, 4096, (1, 64))
+    ratios = []
+    for _ in range(options.rounds):
+        plain = forward(model)
+        traced = seconds(lambda: trace(model, ids, ["blocks.*.attention.pattern"]).loss, 200)
+        ratios.append(traced / plain)
+    print(f"trace of all patterns, 64 tokens   {statistics.median(ratios):6.2f} forward passes")
+
+
+def not_looking(options: Options) -> None:
+    for name, measure in PLAIN.items():
+        ratios = []
+        for _ in range(options.rounds):
+            fresh, looked = new_model(), new_model()
+            after_looking(looked)
+            ratios.append(measure(looked) / measure(fresh))
+        print(f"{name} after a look, to one before {statistics.median(ratios):6.3f}")
+    if options.before is None:
+        return
+    for name in PLAIN:
+        ratios = [
+            in_another_process(name, None) / in_another_process(name, options.before)
+            for _ in range(options.rounds)
+        ]
+        print(f"{name} now, to {options.before.name} {statistics.median(ratios):6.3f}")
+
+
+def recording(options: Options) -> None:
+    from lumenspark import pipeline
+    from lumenspark.training.progress import Reporter
+    from lumenspark.training.recipe import load_recipe, with_overrides
+
+    recipe = with_overrides(
+        load_recipe("lumiere-1m"), {"train.steps": 1000, "train.compile": "off"}
+    )
+    trainer = pipeline.make_trainer(pipeline.set_up(recipe, Reporter()), Reporter())
+    shares = []
+    for _ in range(options.rounds):
+        step = trainer.seconds_per_step()
+        record = statistics.median(trainer.seconds_per_record() for _ in range(5))
+        shares.append(record / (step * recipe.inspect.every))
+        print(f"  a step {step * 1e3:.0f} ms, a record {record * 1e3:.0f} ms", flush=True)
+    share = statistics.median(shares)
+    print(f"recording every {recipe.inspect.every} steps adds {share:.2%} to training")
+
+
+def main(options: Options) -> None:
+    if options.only:
+        print(json.dumps(PLAIN[options.only](new_model())))
+        return
+    traces(options)
+    not_looking(options)
+    recording(options)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
