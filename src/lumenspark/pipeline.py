@@ -255,8 +255,8 @@ def make_trainer(setup: Setup, reporter: Reporter) -> Trainer:
 def lens_text(setup: Setup) -> torch.Tensor:
     """Validation text (B, T) in windows of the context, for the lens to look at during training."""
     ids, context = setup.tokens.splits["validation"].ids, setup.recipe.model.context
-    length = min(context, len(ids))
-    count = max(1, min(TEXT_TOKENS, len(ids)) // length)
+    length = min(context, TEXT_TOKENS, len(ids))
+    count = min(TEXT_TOKENS, len(ids)) // length
     return torch.from_numpy(ids[: count * length].astype(np.int64)).view(count, length)
 
 
@@ -270,8 +270,7 @@ def fit_budget(trainer: Trainer, started: float) -> None:
         return
     step = trainer.seconds_per_step()
     whole_step = step + trainer.seconds_per_validation() / recipe.train.validate_every
-    if recipe.inspect.every:
-        whole_step += trainer.seconds_per_record() / recipe.inspect.every
+    whole_step += trainer.seconds_per_record() / max(1, recipe.inspect.every)
     used = time.monotonic() - started
     left = parse_duration(recipe.budget) - used
     steps = int(left * BUDGET_MARGIN / whole_step)

@@ -85,3 +85,11 @@ def test_without_a_text_on_a_terminal_it_says_so(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     assert run(["inspect", str(trained)]) == 2
     assert "there is no text" in capsys.readouterr().err
+
+
+def test_text_that_is_not_utf8(trained: Path, page: Path) -> None:
+    command = [sys.executable, "-m", "lumenspark", "inspect", str(trained), "-o", str(page)]
+    done = subprocess.run(command, input=b"caf\xe9", capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"the text is not UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr

@@ -133,3 +133,17 @@ def test_the_loss_of_some_tokens_alone(model: Any, ids: Tensor) -> None:
     expected = float(without - trace(model, ids).loss[:, -5:].mean())
     cost = float(ablate_heads(model, ids, positions=late)[0, 1])
     assert cost == pytest.approx(expected, abs=1e-6)
+
+
+def test_several_end_tokens(model: Any) -> None:
+    model.config.eos_token_id = [5, 6]
+    ids, _, _ = repeated_tokens(model, rows=200)
+    assert not torch.isin(ids[:, 1:], torch.tensor([0, 2, 5, 6])).any()
+
+
+def test_padded_rows_are_ablated_with_their_mask(model: Any, padded: dict[str, Tensor]) -> None:
+    ids, mask = padded["input_ids"], padded["attention_mask"]
+    costs = ablate_heads(model, ids, attention_mask=mask)
+    crippled = trace(without_head(model, 1, 2), ids, attention_mask=mask).mean_loss
+    whole = trace(model, ids, attention_mask=mask).mean_loss
+    assert float(costs[1, 2]) == pytest.approx(crippled - whole, abs=1e-4)

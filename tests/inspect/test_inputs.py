@@ -9,11 +9,12 @@ import torch
 from inspectable import (
     assert_near,
     every_kind,
+    make_model,
 )
 from small_models import left_padded, random_rows
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import lumenspark
 from lumenspark.errors import UserError
@@ -182,3 +183,31 @@ def test_a_compiled_model_is_an_error(compiled: Any, ids: Tensor) -> None:
         trace(compiled, ids, ["embed"])
     with pytest.raises(UserError, match=expected), patch(compiled, {"embed": torch.zeros_like}):
         pass
+
+
+def test_a_model_with_a_compiled_part_is_an_error(model: Any, ids: Tensor) -> None:
+    model.model.layers[1].compile(backend="eager")
+    with pytest.raises(UserError, match="its parts too"):
+        trace(model, ids, ["embed"])
+
+
+@pytest.mark.parametrize("wrong", [300, -1])
+def test_ids_beyond_the_vocabulary_are_an_error(model: Any, ids: Tensor, wrong: int) -> None:
+    ids[0, 3] = wrong
+    with pytest.raises(UserError, match="token ids lie from 0 to 299 in this model"):
+        trace(model, ids)
+
+
+def test_strings_bring_their_own_mask(trained: Path) -> None:
+    model, _ = lumenspark.load(str(trained))
+    with pytest.raises(UserError, match="attention_mask goes with token ids"):
+        trace(model, "a list", attention_mask=torch.ones(1, 2))
+
+
+def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path, ids: Tensor) -> None:
+    """Transformers makes up one without entries for GPT-2."""
+    make_model("gpt2").save_pretrained(tmp_path)
+    model = GPT2LMHeadModel.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer lies beside this model's weights"):
+        trace(model, "hello world")
+    assert trace(model, ids).tokens[0][0] == str(int(ids[0, 0]))

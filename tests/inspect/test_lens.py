@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from inspectable import assert_near, every_kind
+from inspectable import assert_near, every_kind, make_model
 from torch import Tensor
 from torch.nn import functional
 
@@ -99,8 +99,6 @@ def test_shares_at_a_position_come_largest_first(model: Any, ids: Tensor) -> Non
 
 
 def test_biases_are_a_part_of_their_own(ids: Tensor) -> None:
-    from inspectable import make_model
-
     parts = attribution(make_model("gpt2"), ids).parts
     assert {"blocks.0.attention.bias", "final_norm.bias and head.bias"} <= set(parts)
     assert not any("bias" in part for part in attribution(make_model("lumiere"), ids).parts)
@@ -109,3 +107,36 @@ def test_biases_are_a_part_of_their_own(ids: Tensor) -> None:
 def test_targets_that_do_not_fit_are_an_error(model: Any, ids: Tensor) -> None:
     with pytest.raises(UserError, match=r"targets of the shape \(3,\) do not fit"):
         attribution(model, ids, targets=torch.zeros(3, dtype=torch.long))
+
+
+def test_top_has_an_end(model: Any, ids: Tensor) -> None:
+    with pytest.raises(UserError, match="top is 301: take from 1 to 300"):
+        logit_lens(model, ids, top=301)
+
+
+def test_targets_are_entries_of_the_vocabulary(model: Any, ids: Tensor) -> None:
+    with pytest.raises(UserError, match="token ids lie from 0 to 299"):
+        attribution(model, ids, targets=7000)
+
+
+def test_a_model_in_training_is_looked_at_in_evaluation_mode(ids: Tensor) -> None:
+    model = make_model("lumiere")
+    model.config.dropout = 0.5
+    expected = logit_lens(model, ids).loss
+    model.train()
+    model.model.layers[0].eval()
+    assert torch.equal(logit_lens(model, ids).loss.nan_to_num(), expected.nan_to_num())
+    shares = attribution(model, ids)
+    assert_near(shares.values.sum(0), shares.logits)
+    assert model.training
+    assert not model.model.layers[0].training
+
+
+def test_padded_ids_come_with_their_mask(model: Any, padded: dict[str, Tensor]) -> None:
+    ids, mask = padded["input_ids"], padded["attention_mask"]
+    lens = logit_lens(model, ids, attention_mask=mask)
+    alone = logit_lens(model, ids[0, -7:])
+    assert_near(lens.loss[:, 0, -6:], alone.loss[:, 0, -6:])
+    assert lens.loss[:, 0, :5].isnan().all()
+    shares = attribution(model, ids, attention_mask=mask)
+    assert_near(shares.values.sum(0)[mask.bool()], shares.logits[mask.bool()])

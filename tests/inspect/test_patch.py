@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lumenspark.errors import UserError
 from lumenspark.inspect import add, inspect_names, mean, patch, replace, trace, zero
+from lumenspark.inspect.attention_taps import AttentionTaps
 from lumenspark.models import LumiereForCausalLM
 
 Place = tuple[int | slice, ...]
@@ -350,3 +351,28 @@ def test_numbers_will_do_for_tensors(model: Any, ids: Tensor) -> None:
         assert (trace(model, ids, [name])[name] == 0.5).all()
     with patch(model, {name: add(2.0)}):
         assert torch.equal(trace(model, ids, [name])[name], before + 2)
+
+
+def test_nothing_stays_where_hooks_could_not_all_be_set(
+    model: Any, ids: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = model(ids).logits
+
+    def interrupted(self: AttentionTaps) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(AttentionTaps, "install", interrupted)
+        with pytest.raises(KeyboardInterrupt), patch(model, {"embed": zero}):
+            pass
+    assert hook_count(model) == 0
+    assert torch.equal(model(ids).logits, before)
+    assert torch.equal(trace(model, ids).logits, before)
+
+
+def test_a_means_mask_is_that_of_its_pass(model: Any, padded: dict[str, Tensor]) -> None:
+    with patch(model, {"blocks.0.mlp.out": mean}):
+        model(**padded)
+        hidden = model.model(padded["input_ids"][:, :7]).last_hidden_state
+        alone = model.model(padded["input_ids"][:, :7], attention_mask=None).last_hidden_state
+    assert torch.equal(hidden, alone)

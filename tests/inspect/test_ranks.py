@@ -1,5 +1,6 @@
 """What slots hold, and the rank that layers really use."""
 
+import math
 from typing import Any
 
 import pytest
@@ -81,3 +82,12 @@ def test_gpt2s_layers_are_found_too() -> None:
         for layer in (0, 1)
         for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     }
+
+
+def test_weights_that_are_no_numbers_have_no_rank() -> None:
+    model = make_model("lumiere")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    ranks = effective_ranks(model)
+    assert math.isnan(ranks["model.layers.0.mlp.up_proj"])
+    assert ranks["model.layers.1.mlp.up_proj"] > 1

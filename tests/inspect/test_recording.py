@@ -9,10 +9,12 @@ import pytest
 import torch
 from command_line import SMALL
 from inspectable import hook_count, make_model
+from small_models import new_model, small_config
 from torch import Tensor
 from torch.nn import functional
 
 from lumenspark import pipeline
+from lumenspark.errors import UserError
 from lumenspark.files import write_file
 from lumenspark.inspect import head_scores
 from lumenspark.inspect.recording import Recorder, recorded_series
@@ -168,3 +170,20 @@ def test_series_are_what_the_metrics_hold() -> None:
         "update": {"embed": ([5], [0.5])},
     }
     assert recorded_series(metrics[:1]) == {}
+
+
+def test_a_context_too_short_to_repeat_anything_is_an_error_at_once() -> None:
+    model = new_model(small_config("lumiere", max_position_embeddings=4))
+    with pytest.raises(UserError, match="tokens said twice"):
+        Recorder(model, torch.tensor([[1, 2, 3]]))
+
+
+def test_weights_that_are_all_zero_do_not_stop_a_training(ids: Tensor) -> None:
+    model = make_model("lumiere")
+    with torch.no_grad():
+        for weight in model.model.layers[0].parameters():
+            weight.zero_()
+    recorder = Recorder(model, ids)
+    recorder.before_step()
+    model(ids, labels=ids).loss.backward()
+    assert recorder.record(1.0)["update/blocks.0"] == 0

@@ -10,6 +10,7 @@ from inspectable import (
     every_kind,
     hook_count,
     low_rank_kinds,
+    make_model,
     slot_kinds,
 )
 from plain_parts import affine, plain_loss, plain_parts
@@ -302,3 +303,38 @@ def test_a_single_token_is_not_predicted(model: LumiereForCausalLM) -> None:
     assert traced.loss.shape == (1, 1)
     assert traced.loss.isnan().all()
     assert traced.mean_loss != traced.mean_loss  # NaN
+
+
+def test_a_glob_names_no_single_tensor(model: Any, ids: Tensor) -> None:
+    with pytest.raises(UserError, match="stands for 2 tensors: give the whole name of one"):
+        trace(model, ids, ["blocks.*.residual"])["blocks.*.residual"]
+
+
+def test_gradients_need_a_pass_that_keeps_them(model: Any, ids: Tensor) -> None:
+    with torch.inference_mode(), pytest.raises(UserError, match=r"torch\.inference_mode"):
+        trace(model, ids, ["embed"], gradients=True)
+    model.gradient_checkpointing_enable()
+    model.train()
+    with pytest.raises(UserError, match="gradient checkpointing runs the model twice"):
+        trace(model, ids, ["embed"], gradients=True)
+
+
+def test_heads_are_exact_beside_large_biases(ids: Tensor) -> None:
+    model = make_model("gpt2").to(torch.bfloat16)
+    exit_ = model.transformer.h[0].attn.c_proj
+    with torch.no_grad():
+        exit_.bias.fill_(10.0)
+    names = ["blocks.0.attention.mixed", "blocks.0.attention.heads"]
+    found = trace(model, ids, names)
+    weight = exit_.weight.unflatten(0, (4, 8))  # (H, D, E)
+    expected = found[names[0]].float() @ weight.float()
+    error = (found[names[1]].float() - expected).norm() / expected.norm()
+    assert float(error) < 0.01  # bfloat16 rounds to 0.4%
+
+
+@pytest.mark.parametrize("kind", ["content"])
+def test_how_tokens_are_written_is_cheap_to_see(model: Any, ids: Tensor) -> None:
+    """Alone it needs no map of tokens by tokens, and is the same as with it."""
+    name = "blocks.0.attention.slots.write"
+    alone = trace(model, ids, [name])[name]
+    assert torch.equal(alone, trace(model, ids, [name, "blocks.0.attention.pattern"])[name])

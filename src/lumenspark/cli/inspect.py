@@ -3,13 +3,16 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from lumenspark.errors import UserError
 
 from .parsing import Model, parse
+
+if TYPE_CHECKING:
+    from lumenspark.training.run import Run
 
 
 @dataclass
@@ -75,10 +78,9 @@ def _heads_page(options: Arguments) -> str:
     from lumenspark.inspect.contents import heads_content
     from lumenspark.inspect.pages.render import render_heads_page
     from lumenspark.inspect.recording import recorded_series
-    from lumenspark.training.run import find_run
 
     model, _, title = _load(options, options.model)
-    run = None if (Path(options.model) / "config.json").is_file() else find_run(options.model)
+    run = _run_of(options.model)
     series = recorded_series(run.metrics()) if run is not None else None
     return render_heads_page(heads_content(model, title, series))
 
@@ -87,20 +89,30 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
     """A model, its tokenizer, and what to call it."""
     from lumenspark.loading import load
     from lumenspark.training.device import choose_device
-    from lumenspark.training.run import find_run
 
     device = choose_device(options.device)
     model, tokenizer = load(name, options.checkpoint, device, options.trust_remote_code)
-    run = None if (Path(name) / "config.json").is_file() else find_run(name)
+    run = _run_of(name)
     if run is None:
         return model, tokenizer, Path(name).name if Path(name).is_dir() else name
     return model, tokenizer, f"run {run.id} ({run.recipe().name}), checkpoint {options.checkpoint}"
 
 
+def _run_of(name: str) -> "Run | None":
+    """The run of that name; None for a folder with a model in it, or an id on the hub."""
+    from lumenspark.training.run import find_run
+
+    return None if (Path(name) / "config.json").is_file() else find_run(name)
+
+
 def _text(given: str | None) -> str:
     if given is None and sys.stdin.isatty():
         raise UserError("there is no text: give one, or text on standard input, or --heads")
-    text = sys.stdin.read() if given is None else given
+    try:
+        text = sys.stdin.buffer.read().decode() if given is None else given
+        text.encode()  # an argument may hold bytes that are no text
+    except UnicodeError as error:
+        raise UserError(f"the text is not UTF-8: {error}") from error
     if not text.strip():
         raise UserError("the text is empty: give at least one word")
     return text

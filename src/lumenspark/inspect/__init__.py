@@ -3,8 +3,8 @@
 docs/looking-inside.md is the way in.
 """
 
-from .activation_patching import PatchingEffects, activation_patching, steering_vector
 from .anatomy import inspect_names
+from .experiments import PatchingEffects, activation_patching, steering_vector
 from .heads import HeadScores, ablate_heads, entropy, head_scores, repeated_tokens
 from .lens import Attribution, LogitLens, attribution, logit_lens
 from .patch import add, mean, patch, replace, zero

@@ -26,6 +26,7 @@ from .anatomy import Block, Columns, lowrank, rotated
 from .taps import Taps, plus
 
 SLOTS = ("attention.slots.write", "attention.slots.read")
+ASKED_LENGTH = 256.0  # a power of two, so that no bit is lost by it
 
 
 class AttentionTaps:
@@ -127,6 +128,9 @@ class AttentionTaps:
         own_write = write_weights(project, key, text_positions(mask)).float()
         own_write = own_write * mask[:, None, :, None]
         write, write_probe = self.look(SLOTS[0], own_write)
+        untouched = write is own_write and write_probe is None
+        if untouched and not self.wanted(SLOTS[1], "attention.pattern"):
+            return mixed  # what follows takes O(T²)
         seen_write = plus(write, write_probe)
         own_read, near, weight = read_weights(query, key, seen_write, *settings)
         read, read_probe = self.look(SLOTS[1], own_read)
@@ -188,13 +192,16 @@ def exit_map(
 ) -> tuple[Tensor, Tensor]:
     """The matrix (H·D, E) and the bias (E,) of linear modules in a row, whatever their kind.
 
-    Found by asking: for the unit vectors, and for nothing at all. In the dtype of ``like``.
+    Found by asking: for long vectors along each axis, beside which a bias drowns little of the
+    weights in rounding, and for nothing at all. In the dtype of ``like``.
     """
-    unit = torch.eye(sizes.heads * sizes.head_dim, dtype=like.dtype, device=like.device)
+    unit = ASKED_LENGTH * torch.eye(
+        sizes.heads * sizes.head_dim, dtype=like.dtype, device=like.device
+    )
     asked = torch.cat([unit, torch.zeros_like(unit[:1])])[None]
     for module in modules:
         asked = module.forward(asked)  # past the hooks
-    return asked[0, :-1] - asked[0, -1], asked[0, -1]
+    return (asked[0, :-1] - asked[0, -1]) / ASKED_LENGTH, asked[0, -1]
 
 
 def square_mask(mask: Any, queries: int) -> Tensor | None:

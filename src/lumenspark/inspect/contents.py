@@ -15,6 +15,7 @@ from .inputs import Text, token_pieces
 from .lens import LogitLens, attribution, logit_lens
 from .pages.content import Curve, Guess, HeadMap, HeadsContent, Share, TextContent, head_map
 from .ranks import effective_ranks, slot_contents
+from .tapped import tapped
 from .trace import Trace, trace
 
 GUESSES = 5  # shown for each token
@@ -85,18 +86,19 @@ def heads_content(
 def _maps(
     model: Any, text: Text, tokenizer: Any, whole: Collection[Head]
 ) -> tuple[list[list[HeadMap]], np.ndarray]:
-    """Every head's map, and the entropy (L, H) on this text; a layer at a time, for their size."""
-    maps, entropies = [], []
-    for layer in range(anatomy_of(model).sizes.layers):
-        name = f"blocks.{layer}.attention.pattern"
-        pattern = trace(model, text, [name], tokenizer=tokenizer)[name][0]
-        entropies.append(entropy(pattern[None]).mean((0, 2)).cpu().numpy())
-        maps.append(
-            [
-                head_map(each, (layer, head) in whole)
-                for head, each in enumerate(pattern_arrays(pattern))
-            ]
-        )
+    """Every head's map, and the entropy (L, H) on this text. No pattern is kept, for its size."""
+    maps: list[list[HeadMap]] = []
+    entropies: list[np.ndarray] = []
+
+    def pack(pattern: Tensor, mask: Tensor | None) -> None:
+        layer = len(maps)
+        heads = enumerate(pattern_arrays(pattern[0]))
+        maps.append([head_map(each, (layer, head) in whole) for head, each in heads])
+        entropies.append(entropy(pattern).mean((0, 2)).cpu().numpy())
+
+    layers = range(anatomy_of(model).sizes.layers)
+    with tapped(model, {f"blocks.{layer}.attention.pattern": pack for layer in layers}):
+        trace(model, text, tokenizer=tokenizer)
     return maps, np.stack(entropies)
 
 

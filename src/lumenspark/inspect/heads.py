@@ -12,7 +12,7 @@ from lumenspark.errors import UserError
 from .anatomy import anatomy_of
 from .inputs import Text
 from .patch import Edit, patch, zero
-from .trace import Trace, trace
+from .trace import Trace, in_evaluation, trace
 
 LONGEST = 64  # tokens that are repeated, where the context has room for more
 
@@ -54,13 +54,15 @@ class HeadScores:
         return scores_html(self)
 
 
+@in_evaluation
 def head_scores(
     model: Any, *, rows: int = 8, length: int | None = None, seed: int = 0
 ) -> HeadScores:
     """Score all heads on ``rows`` rows of ``length`` random tokens, each row said twice.
 
     A row begins with the model's beginning-of-text token where it has one. ``length`` is as large
-    as the context allows, up to 64, unless given. Deterministic for a seed.
+    as the context allows, up to 64, unless given. The model is run in evaluation mode; the same
+    seed gives the same scores.
 
     Raises UserError where the rows do not fit.
     """
@@ -94,7 +96,8 @@ def repeated_tokens(
     """
     config = model.config
     context = config.max_position_embeddings
-    special = {config.bos_token_id, config.eos_token_id, config.pad_token_id} - {None}
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    special = {config.bos_token_id, config.pad_token_id, *ends} - {None}
     begin = 0 if config.bos_token_id is None else 1
     longest = (context - begin) // 2
     length = min(longest, LONGEST) if length is None else length
@@ -132,6 +135,7 @@ SCORES: dict[str, Callable[[Tensor, int, int], Tensor]] = {
 }
 
 
+@in_evaluation
 def ablate_heads(
     model: Any,
     text: Text,
@@ -139,6 +143,7 @@ def ablate_heads(
     *,
     positions: slice = slice(None),
     tokenizer: Any = None,
+    attention_mask: Tensor | None = None,
 ) -> Tensor:
     """What each head is worth on ``text``: (L, H) nats per token that its loss would cost.
 
@@ -148,7 +153,8 @@ def ablate_heads(
     sizes = anatomy_of(model).sizes
 
     def loss() -> float:
-        return float(trace(model, text, tokenizer=tokenizer).loss[:, positions].nanmean())
+        found = trace(model, text, tokenizer=tokenizer, attention_mask=attention_mask)
+        return float(found.loss[:, positions].nanmean())
 
     whole = loss()
     costs = torch.zeros(sizes.layers, sizes.heads)

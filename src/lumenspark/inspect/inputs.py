@@ -46,9 +46,12 @@ def read_inputs(
     texts = [text] if isinstance(text, str) else text
     mask: Tensor | None
     if isinstance(texts, list) and any(isinstance(row, str) for row in texts):
+        if attention_mask is not None:
+            raise UserError("attention_mask goes with token ids: strings are padded here")
         ids, mask = _encode(tokenizer, texts)
     else:
         ids, mask = _read_ids(text, attention_mask)
+        check_range(ids, model.get_input_embeddings().num_embeddings)
     context = getattr(model.config, "max_position_embeddings", None)
     longest = ids.shape[1] if mask is None else int(mask.sum(1).max())
     if context is not None and longest > context:
@@ -89,6 +92,16 @@ def text_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
     return pieces
 
 
+def check_range(ids: Tensor, vocabulary: int) -> None:
+    """Raises UserError for ids that the model has no entry for."""
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocabulary:
+        raise UserError(
+            f"token ids lie from 0 to {vocabulary - 1} in this model, and these go from {lowest} "
+            f"to {highest}"
+        )
+
+
 NO_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no whole character decode to
 LONGEST_CHARACTER = 4  # bytes in UTF-8, so tokens too
 _tokenizers: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -98,9 +111,11 @@ def _load_tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        found = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError):
         return None
+    # Where there are no files transformers makes some tokenizers up, with nothing in them.
+    return found if set(found.get_vocab()) - set(found.all_special_tokens) else None
 
 
 def _encode(tokenizer: Any, texts: list[Any]) -> tuple[Tensor, Tensor]:
@@ -124,7 +139,7 @@ def _read_ids(given: Any, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
             "unequal length, and give attention_mask"
         ) from error
     ids = ids[None] if ids.ndim == 1 else ids
-    if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+    if ids.ndim != 2 or not ids.numel() or ids.dtype not in (torch.int32, torch.int64):
         raise UserError(
             "token ids are whole numbers of the shape (tokens,) or (rows, tokens), at least one: "
             f"these are {ids.dtype} of {tuple(ids.shape)}"

@@ -10,8 +10,8 @@ from lumenspark.errors import UserError
 
 from .anatomy import Anatomy, anatomy_of
 from .attention_taps import exit_map
-from .inputs import Text, token_pieces
-from .trace import Trace, token_losses, trace
+from .inputs import Text, check_range, token_pieces
+from .trace import Trace, in_evaluation, token_losses, trace
 
 
 @dataclass(eq=False)
@@ -70,14 +70,31 @@ class Attribution:
         return attribution_html(self)
 
 
-@torch.no_grad()
-def logit_lens(model: Any, text: Text, *, top: int = 5, tokenizer: Any = None) -> LogitLens:
+@in_evaluation
+def logit_lens(
+    model: Any,
+    text: Text,
+    *,
+    top: int = 5,
+    tokenizer: Any = None,
+    attention_mask: Tensor | None = None,
+) -> LogitLens:
     """The last norm and the output layer on the residual stream after each block.
 
-    (nostalgebraist 2020, "interpreting GPT: the logit lens".) ``text`` as in :func:`trace`.
+    (nostalgebraist 2020, "interpreting GPT: the logit lens".) ``text`` and what comes with it are
+    as in :func:`trace`; the model is run in evaluation mode. Raises UserError for a ``top`` that is
+    larger than the vocabulary.
     """
     anatomy = anatomy_of(model)
-    found = trace(model, text, ["embed", "blocks.*.residual"], tokenizer=tokenizer)
+    if not 1 <= top <= anatomy.sizes.vocabulary:
+        raise UserError(f"top is {top}: take from 1 to {anatomy.sizes.vocabulary}")
+    found = trace(
+        model,
+        text,
+        ["embed", "blocks.*.residual"],
+        tokenizer=tokenizer,
+        attention_mask=attention_mask,
+    )
     ids, probabilities, losses = [], [], []
     for name in found.tensors:
         logits = anatomy.head(anatomy.final_norm(found[name]))
@@ -94,7 +111,7 @@ def logit_lens(model: Any, text: Text, *, top: int = 5, tokenizer: Any = None) -
     )
 
 
-@torch.no_grad()
+@in_evaluation
 def attribution(
     model: Any,
     text: Text,
@@ -102,17 +119,21 @@ def attribution(
     targets: Tensor | int | None = None,
     against: Tensor | int | None = None,
     tokenizer: Any = None,
+    attention_mask: Tensor | None = None,
 ) -> Attribution:
     """Direct logit attribution: the embedding's, each head's and each feed-forward layer's share.
 
     ``targets`` are token ids, (B, T) or one for all; unless given, the token that comes next, and
     at the last position the likeliest one. ``against`` makes it the difference to other tokens'
-    logits. What biases add is a part of its own, where there are any. ``text`` as in :func:`trace`.
+    logits. What biases add is a part of its own, where there are any. ``text`` and what comes with
+    it are as in :func:`trace`; the model is run in evaluation mode.
+
+    Raises UserError for ids that do not fit.
     """
     anatomy = anatomy_of(model)
     last = f"blocks.{anatomy.sizes.layers - 1}.residual"
     names = ["embed", "blocks.*.attention.heads", "blocks.*.mlp.out", last]
-    found = trace(model, text, names, tokenizer=tokenizer)
+    found = trace(model, text, names, tokenizer=tokenizer, attention_mask=attention_mask)
     wanted = _next_tokens(found) if targets is None else _ids_like(found, targets)
     weight = anatomy.head.weight[wanted]  # (B, T, E)
     bias = getattr(anatomy.head, "bias", None)
@@ -141,8 +162,8 @@ class _FrozenNorm:
     def __init__(self, norm: Any, stream: Tensor, weight: Tensor) -> None:
         self.centres = isinstance(norm, nn.LayerNorm)
         self.bias = getattr(norm, "bias", None)
-        self.weight = weight
-        self.direction = weight * norm.weight
+        self.weight = weight.float()
+        self.direction = self.weight * norm.weight.float()
         centred = self._centred(stream.float())
         epsilon = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
         epsilon = torch.finfo(stream.dtype).eps if epsilon is None else epsilon
@@ -184,6 +205,7 @@ def _next_tokens(found: Trace) -> Tensor:
 
 def _ids_like(found: Trace, ids: Tensor | int) -> Tensor:
     wanted = torch.as_tensor(ids, device=found.ids.device)
+    check_range(wanted, found.logits.shape[-1])
     try:
         return wanted.expand_as(found.ids)
     except RuntimeError as error:

@@ -1,7 +1,9 @@
 """What traces, lenses and scores show of themselves in a notebook: the first text of a batch."""
 
+from html import escape
 from typing import Any
 
+from .anatomy import anatomy_of
 from .contents import (
     guesses_of,
     model_facts,
@@ -10,6 +12,7 @@ from .contents import (
     text_facts,
     top_guesses,
 )
+from .experiments import PatchingEffects
 from .heads import HeadScores
 from .lens import Attribution, LogitLens
 from .pages.content import Guess, HeadMap, HeadsContent, TextContent, head_map
@@ -40,6 +43,23 @@ def scores_html(scored: HeadScores) -> str:
     return notebook_html(render_heads_page(HeadsContent("Head scores", {}, scores)))
 
 
+def effects_html(found: PatchingEffects) -> str:
+    """A table, layer by column: blue brings the answer back, orange drives it away."""
+    heading = "".join(f"<th>{escape(column)}</th>" for column in found.columns)
+    rows = "".join(
+        f"<tr><th>layer {layer}</th>{''.join(map(_effect_cell, effects))}</tr>"
+        for layer, effects in enumerate(found.effects.tolist())
+    )
+    caption = f"{escape(found.tensor)}: share of the clean answer that comes back"
+    return f"<table><caption>{caption}</caption><tr><th></th>{heading}</tr>{rows}</table>"
+
+
+def _effect_cell(effect: float) -> str:
+    colour = "0, 114, 178" if effect > 0 else "213, 94, 0"
+    shade = f"rgba({colour}, {min(1.0, abs(effect)) * 0.5:.2f})"
+    return f'<td style="background: {shade}">{effect:.2f}</td>'
+
+
 def _text_html(found: Trace, guesses: list[list[Guess]], **parts: Any) -> str:
     content = TextContent(
         title=type(found.model).__name__,
@@ -53,7 +73,7 @@ def _text_html(found: Trace, guesses: list[list[Guess]], **parts: Any) -> str:
 
 
 def _maps(found: Trace) -> list[list[HeadMap]]:
-    layers = found.model.config.num_hidden_layers
+    layers = anatomy_of(found.model).sizes.layers
     names = [f"blocks.{layer}.attention.pattern" for layer in range(layers)]
     if not all(name in found.tensors for name in names):
         return []

@@ -26,7 +26,9 @@ def patch(model: Any, edits: Mapping[str, Edit]) -> Iterator[None]:
     the last token of those that are fed (in ``generate`` with a cache: the newest one).
     An edit is any function from the tensor (or the part picked) to what shall take its place,
     which may be of any shape that broadcasts. Edits of one tensor follow each other; patches may
-    be nested, and end with their block whatever happens.
+    be nested, and end with their block whatever happens. Go backward inside the block where
+    gradient checkpointing is on, because that runs the model a second time. Functions that were
+    compiled around the model before know nothing of a patch.
 
     Raises UserError for names that are not there and, in the forward pass, for an index or a
     result that does not fit.

@@ -59,18 +59,22 @@ def effective_ranks(model: Any) -> dict[str, float]:
     """How many dimensions each linear layer in the blocks really uses, by the module's name.
 
     exp of the entropy of its singular values, taken as shares (Roy and Vetterli 2007): the full
-    rank where all are equal, 1 where one is all.
+    rank where all are equal, 1 where one is all, NaN where weights are not finite.
     """
     ranks = {}
     for name, module in model.named_modules():
         inside_a_block = ".layers." in name or ".h." in name
-        if inside_a_block and is_linear(module):
+        if inside_a_block and hasattr(module, "to_dense"):  # LowRankLinear, from wherever loaded
+            ranks[name] = _effective_rank(module.to_dense().weight)
+        elif inside_a_block and is_linear(module):
             ranks[name] = _effective_rank(weight_of(module))
     # The factors of a low-rank layer are linear layers too, but what counts is their product.
     return {name: rank for name, rank in ranks.items() if name.rpartition(".")[0] not in ranks}
 
 
 def _effective_rank(weight: Tensor) -> float:
+    if not weight.isfinite().all():
+        return float("nan")
     singular = torch.linalg.svdvals(weight.float())
     if not singular.any():
         return 0.0

@@ -9,9 +9,10 @@ from torch import Tensor
 from .anatomy import anatomy_of
 from .heads import losses_of_both, repeated_tokens, score_patterns
 from .pages.content import Curve
-from .trace import token_losses, trace
+from .trace import in_evaluation, token_losses, trace
 
 TEXT_TOKENS = 1024  # of the validation text that the lens looks at
+TINY = 1e-12  # for the norm of weights that are all zero
 ROWS = 4  # of random tokens that the heads are scored on
 
 
@@ -20,14 +21,19 @@ class Recorder:
 
     The figures are named ``group/name``: ``induction/2.1`` for layer 2, head 1, ``lens loss/…`` in
     nats per token, ``residual norm/…`` as the root of the mean square over features and tokens, and
-    for the embeddings and each block ``gradient norm/…`` (before clipping) and ``update/…``, the
-    norm of the step's change over that of the weights. The model is left as it was.
+    for the token embeddings, each block and all others ``gradient norm/…`` (before clipping) and
+    ``update/…``, the norm of the step's change over that of the weights. They are of the weights in
+    training, not of their average. The model is left as it was.
     """
 
     def __init__(self, model: Any, ids: Tensor) -> None:
-        """``ids`` (B, T + 1): the text that the lens looks at, in windows."""
+        """``ids`` (B, T): the text that the lens looks at, in windows.
+
+        Raises UserError where the context is too short to say random tokens twice.
+        """
         self.model = model
         self.ids = ids.to(model.device)
+        self.random_rows = repeated_tokens(model, rows=ROWS)
         self.parts = _parts(model)
         self._before: dict[str, list[Tensor]] = {}
 
@@ -40,41 +46,10 @@ class Recorder:
 
     def record(self, gradient_scale: float) -> dict[str, float]:
         """The figures after a step, whose gradients were clipped to 1 / ``gradient_scale``."""
-        figures: dict[str, float] = {}
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                figures |= self._heads() | self._stream()
-        finally:
-            self.model.train(training)
+        figures = look_at_heads(self.model, *self.random_rows)
+        figures |= look_at_stream(self.model, self.ids)
         figures |= self._step(gradient_scale)
         return {name: float(f"{value:.6g}") for name, value in figures.items()}
-
-    def _heads(self) -> dict[str, float]:
-        """Head scores on repeated random tokens, and the losses there."""
-        ids, begin, length = repeated_tokens(self.model, rows=ROWS)
-        found = trace(self.model, ids, ["blocks.*.attention.pattern"])
-        scores = score_patterns(found, begin, length)
-        figures = {
-            f"{name}/{layer}.{head}": value
-            for name, layers in scores.items()
-            for layer, heads in enumerate(layers.tolist())
-            for head, value in enumerate(heads)
-        }
-        first, second = losses_of_both(found, begin, length)
-        return figures | {"random tokens/first time": first, "random tokens/second time": second}
-
-    def _stream(self) -> dict[str, float]:
-        """The logit lens's loss and the size of the residual stream, from embedding to the end."""
-        anatomy = anatomy_of(self.model)
-        found = trace(self.model, self.ids, ["embed", "blocks.*.residual"])
-        figures = {}
-        for name, stream in found.tensors.items():
-            logits = anatomy.head(anatomy.final_norm(stream))
-            figures[f"lens loss/{name}"] = float(token_losses(logits, found.ids, None).nanmean())
-            figures[f"residual norm/{name}"] = float(stream.float().square().mean().sqrt())
-        return figures
 
     def _step(self, gradient_scale: float) -> dict[str, float]:
         figures = {}
@@ -83,8 +58,37 @@ class Recorder:
             figures[f"gradient norm/{part}"] = gradient_scale * _norm(gradients)
             before = self._before[part]
             moved = [new.detach() - old for new, old in zip(parameters, before, strict=True)]
-            figures[f"update/{part}"] = _norm(moved) / _norm(before)
+            figures[f"update/{part}"] = _norm(moved) / max(_norm(before), TINY)
+        self._before = {}
         return figures
+
+
+@in_evaluation
+def look_at_heads(model: Any, ids: Tensor, begin: int, length: int) -> dict[str, float]:
+    """Head scores on what :func:`repeated_tokens` gave, and the losses there."""
+    found = trace(model, ids, ["blocks.*.attention.pattern"])
+    scores = score_patterns(found, begin, length)
+    figures = {
+        f"{name}/{layer}.{head}": value
+        for name, layers in scores.items()
+        for layer, heads in enumerate(layers.tolist())
+        for head, value in enumerate(heads)
+    }
+    first, second = losses_of_both(found, begin, length)
+    return figures | {"random tokens/first time": first, "random tokens/second time": second}
+
+
+@in_evaluation
+def look_at_stream(model: Any, ids: Tensor) -> dict[str, float]:
+    """The logit lens's loss and the size of the residual stream, from embedding to the end."""
+    anatomy = anatomy_of(model)
+    found = trace(model, ids, ["embed", "blocks.*.residual"])
+    figures = {}
+    for name, stream in found.tensors.items():
+        logits = anatomy.head(anatomy.final_norm(stream))
+        figures[f"lens loss/{name}"] = float(token_losses(logits, found.ids, None).nanmean())
+        figures[f"residual norm/{name}"] = float(stream.float().square().mean().sqrt())
+    return figures
 
 
 def recorded_series(lines: Iterable[dict[str, Any]]) -> dict[str, dict[str, Curve]]:

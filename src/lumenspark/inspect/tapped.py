@@ -21,26 +21,33 @@ def tapped(
 
     Raises UserError for a family that is not known, and for a compiled model.
     """
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    taps = _open_taps.get(model) or Taps(model)
+    if any(_is_compiled(module) for module in model.modules()):
         raise UserError(
-            "a compiled model cannot be looked into: give the model as it was before torch.compile"
+            "a compiled model cannot be looked into: give the model as it was before "
+            "torch.compile, its parts too"
         )
-    taps = _open_taps.get(model)
-    if taps is None:
-        taps = _open_taps[model] = Taps(model)
     request = Request(functions, probes)
+    _open_taps[model] = taps
     taps.requests.append(request)
-    _install(taps)
     try:
+        _install(taps)
         yield
     finally:
         taps.requests.remove(request)
-        _install(taps)
-        if not taps.requests:
+        if taps.requests:
+            _install(taps)
+        else:
+            taps.clear()
             del _open_taps[model]
 
 
 _open_taps: WeakKeyDictionary[nn.Module, Taps] = WeakKeyDictionary()
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether it runs without asking for hooks that come later."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
 def _install(taps: Taps) -> None:

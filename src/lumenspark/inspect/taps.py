@@ -42,12 +42,13 @@ class Taps:
         self._hooks: list[Any] = []
 
     def clear(self) -> None:
-        """Take all hooks away, and see the mask from now on if there is anybody to ask."""
+        """Take all hooks away, and see the mask from now on if there is anybody to ask for it."""
         for handle in self._hooks:
             handle.remove()
         self._hooks.clear()
         if self.requests:
             self.keep(self.model.register_forward_pre_hook(self._see_mask, with_kwargs=True))
+            self.keep(self.model.register_forward_hook(self._forget_mask, always_call=True))
 
     def wanted(self, name: str) -> bool:
         return any(name in request.functions for request in self.requests)
@@ -124,6 +125,9 @@ class Taps:
         self.mask = None
         if isinstance(mask, Tensor) and isinstance(fed, Tensor) and mask.ndim == 2:
             self.mask = mask[:, -fed.shape[1] :].bool()
+
+    def _forget_mask(self, model: nn.Module, arguments: Any, output: Any) -> None:
+        self.mask = None
 
 
 def plus(tensor: Tensor, probe: Tensor | None) -> Tensor:

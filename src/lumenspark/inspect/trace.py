@@ -1,9 +1,9 @@
 """One forward pass, looked into: tokens, losses, logits, and every inner tensor that is named."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from .taps import Function
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
@@ -42,8 +44,11 @@ class Trace:
         try:
             return self.tensors[name]
         except KeyError:
-            known = inspect_names(self.model)
-            (name,) = matching([name], known)[:1]
+            found = matching([name], inspect_names(self.model))
+            if found != [name]:
+                raise UserError(
+                    f"{name} stands for {len(found)} tensors: give the whole name of one"
+                ) from None
             raise UserError(
                 f"{name} was not asked for: trace(model, text, names=[{name!r}])"
             ) from None
@@ -98,12 +103,18 @@ def trace(
 
     Attention weights are computed beside the fast attention, for the layers that are asked for.
     The model is run in the mode that it is in; in training, what a sublayer adds is shown before
-    dropout.
+    dropout. Not for two threads at once on one model.
 
     Raises UserError for names that are not there, text without tokens, ids past the context, and
     models of other families.
     """
     wanted = matching(names, inspect_names(model))
+    if gradients and torch.is_inference_mode_enabled():
+        raise UserError("there are no gradients inside torch.inference_mode(): trace outside of it")
+    if gradients and model.training and getattr(model, "is_gradient_checkpointing", False):
+        raise UserError(
+            "gradient checkpointing runs the model twice: trace in evaluation mode (model.eval())"
+        )
     inputs = read_inputs(model, text, tokenizer, attention_mask)
     kept: dict[str, Tensor] = {}
     probes: dict[str, Tensor] | None = {} if gradients else None
@@ -119,6 +130,28 @@ def trace(
         gradients=_gradients(logits, inputs, probes) if probes is not None else {},
         tokenizer=inputs.tokenizer,
     )
+
+
+def in_evaluation(function: Callable[..., Result]) -> Callable[..., Result]:
+    """``function(model, …)`` with the model in evaluation mode meanwhile, and without gradients.
+
+    With dropout parts would not sum to the whole, and twice the same would not give the same.
+    """
+
+    @wraps(function)
+    def evaluating(model: Any, *args: Any, **kwargs: Any) -> Result:
+        if not hasattr(model, "eval"):
+            return function(model, *args, **kwargs)  # which says what is wrong with it
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with torch.no_grad():
+                return function(model, *args, **kwargs)
+        finally:
+            for module in training:
+                module.training = True
+
+    return evaluating
 
 
 def token_losses(logits: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:

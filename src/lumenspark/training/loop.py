@@ -185,8 +185,9 @@ class Trainer:
     def _one_step(self) -> bool:
         """Whether the step was taken; where it was not finite, the run has gone back instead."""
         state = self.state
-        if self.recorder is not None and self._records(state.step + 1):
-            self.recorder.before_step()
+        recorder = self._recorder_due(state.step + 1)
+        if recorder is not None:
+            recorder.before_step()
         began = time.perf_counter()
         loss, self._norm = self._update(state.step)
         if not math.isfinite(loss + self._norm):
@@ -244,10 +245,11 @@ class Trainer:
             return
         if _due(step, options.log_every) or last:
             self._log()
-        if self.recorder is not None and self._records(step):
+        recorder = self._recorder_due(step)
+        if recorder is not None:
             # Undoes the clipping: gradients are recorded as they were.
             scale = max(1.0, self._norm / self.recipe.optim.clip)
-            self._write(self.recorder.record(scale) | {"seconds": self._seconds()})
+            self._write(recorder.record(scale) | {"seconds": self._seconds()})
         if validates:
             self._validate()
         if options.sample_every and _due(step, options.sample_every):
@@ -257,10 +259,11 @@ class Trainer:
         if asked is not None and not last:
             raise Stopped(self.run.id, asked)
 
-    def _records(self, step: int) -> bool:
-        """Whether the inside is recorded after ``step``: now and then, and at the end."""
+    def _recorder_due(self, step: int) -> Recorder | None:
+        """Who looks inside after ``step``: now and then, and after the recipe's last."""
         every = self.recipe.inspect.every
-        return every > 0 and (_due(step, every) or step == self.recipe.train.steps)
+        due = every > 0 and (_due(step, every) or step == self.recipe.train.steps)
+        return self.recorder if due else None
 
     def _log(self) -> None:
         state = self.state

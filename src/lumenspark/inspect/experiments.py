@@ -8,12 +8,12 @@ from torch import Tensor
 
 from lumenspark.errors import UserError
 
-from .anatomy import inspect_names
+from .anatomy import anatomy_of, inspect_names
 from .inputs import Text
 from .selection import matching
 from .tapped import tapped
 from .taps import Function
-from .trace import Trace, trace
+from .trace import Trace, in_evaluation, trace
 
 ROWS_AT_ONCE = 64
 
@@ -33,8 +33,13 @@ class PatchingEffects:
     clean: float
     corrupted: float
 
+    def _repr_html_(self) -> str:
+        from .notebook import effects_html
 
-@torch.no_grad()
+        return effects_html(self)
+
+
+@in_evaluation
 def activation_patching(
     model: Any,
     clean: Text,
@@ -56,10 +61,12 @@ def activation_patching(
     model answers both texts alike.
     """
     names = matching([f"blocks.*.{tensor}"], inspect_names(model))
+    if len(names) != anatomy_of(model).sizes.layers:
+        raise UserError(f"{tensor} stands for {len(names)} tensors: name one that each block has")
     kept = trace(model, clean, names, tokenizer=tokenizer)
     plain = trace(model, corrupted, tokenizer=tokenizer)
     _check_shapes(kept, plain)
-    pair = [_one_token(answer, kept.tokenizer), _one_token(wrong, kept.tokenizer)]
+    pair = [_one_token(each, kept) for each in (answer, wrong)]
     top, bottom = (_difference(found.logits, pair).item() for found in (kept, plain))
     if top == bottom:
         raise UserError(
@@ -73,7 +80,7 @@ def activation_patching(
     return PatchingEffects(tensor, heads if by_head else plain.tokens[0], effects, top, bottom)
 
 
-@torch.no_grad()
+@in_evaluation
 def steering_vector(
     model: Any, toward: list[str], away: list[str], name: str, *, tokenizer: Any = None
 ) -> Tensor:
@@ -82,7 +89,8 @@ def steering_vector(
     (Turner et al. 2023, arXiv 2308.10248.) Add it: ``patch(model, {name: add(2 * vector)})``.
     Raises UserError for a tensor that is not of the residual stream's shape (B, T, E).
     """
-    (name,) = matching([name], inspect_names(model))[:1]
+    if matching([name], inspect_names(model)) != [name]:
+        raise UserError(f"{name} stands for several tensors: steer by one, like blocks.0.residual")
     ends = [
         trace(model, list(texts), [name], tokenizer=tokenizer)[name] for texts in (toward, away)
     ]
@@ -99,7 +107,7 @@ def _patched(model: Any, name: str, clean: Tensor, ids: Tensor, pair: list[int])
     differences = []
     for few in columns.split(ROWS_AT_ONCE):
         with tapped(model, {name: _take_column(clean[0], few)}):
-            logits = model(input_ids=ids.expand(len(few), -1)).logits
+            logits = model(input_ids=ids.expand(len(few), -1), logits_to_keep=1).logits
         differences.append(_difference(logits, pair))
     return torch.cat(differences)
 
@@ -121,8 +129,11 @@ def _difference(logits: Tensor, pair: list[int]) -> Tensor:
     return (logits[:, -1, answer] - logits[:, -1, wrong]).float()
 
 
-def _one_token(answer: str | int, tokenizer: Any) -> int:
+def _one_token(answer: str | int, found: Trace) -> int:
+    tokenizer = found.tokenizer
     if isinstance(answer, int):
+        if not 0 <= answer < found.logits.shape[-1]:
+            raise UserError(f"{answer} is no token id: they go to {found.logits.shape[-1] - 1}")
         return answer
     if tokenizer is None:
         raise UserError(f"no tokenizer is known to read {answer!r}: give the answers as token ids")
@@ -133,7 +144,9 @@ def _one_token(answer: str | int, tokenizer: Any) -> int:
 
 
 def _check_shapes(clean: Trace, corrupted: Trace) -> None:
-    if clean.ids.shape != corrupted.ids.shape or len(clean.ids) != 1:
+    if len(clean.ids) != 1 or len(corrupted.ids) != 1:
+        raise UserError("give one clean text and one corrupted one, not lists of them")
+    if clean.ids.shape != corrupted.ids.shape:
         raise UserError(
             f"the texts have {clean.ids.shape[-1]} and {corrupted.ids.shape[-1]} tokens: give two "
             "texts of as many tokens each"

@@ -152,3 +152,34 @@ def test_steering_needs_a_tensor_of_the_stream(trained: Path) -> None:
     model, _ = lumenspark.load(str(trained))
     with pytest.raises(UserError, match="has a part for each head"):
         steering_vector(model, ["a"], ["b"], "blocks.0.attention.heads")
+
+
+def test_a_tensor_is_one_that_each_block_has(model: Any, pair: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UserError, match="out stands for 4 tensors"):
+        activation_patching(model, *pair, ANSWER, WRONG, tensor="out")
+
+
+def test_answers_are_tokens_of_the_model(model: Any, pair: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UserError, match="7000 is no token id: they go to 299"):
+        activation_patching(model, *pair, 7000, WRONG)
+
+
+def test_one_text_of_each_kind(model: Any, ids: Tensor) -> None:
+    with pytest.raises(UserError, match="give one clean text and one corrupted one"):
+        activation_patching(model, ids, ids, ANSWER, WRONG)
+
+
+def test_steering_is_by_one_tensor(trained: Path) -> None:
+    model, _ = lumenspark.load(str(trained))
+    with pytest.raises(UserError, match="stands for several tensors"):
+        steering_vector(model, ["a"], ["b"], "blocks.*.residual")
+
+
+def test_effects_show_themselves_as_a_table(model: Any, pair: tuple[Tensor, Tensor]) -> None:
+    found = activation_patching(model, *pair, ANSWER, WRONG)
+    found.columns[0] = "<b>"
+    table = found._repr_html_()
+    assert table.count("<td") == found.effects.numel()
+    assert f">{float(found.effects[1, 5]):.2f}<" in table
+    assert "<b>" not in table
+    assert "&lt;b&gt;" in table
