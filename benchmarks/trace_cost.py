@@ -146,9 +146,7 @@ def recording(options: Options) -> None:
     from lumenspark.training.progress import Reporter
     from lumenspark.training.recipe import load_recipe, with_overrides
 
-    recipe = with_overrides(
-        load_recipe("lumiere-1m"), {"train.steps": 1000, "train.compile": "off"}
-    )
+    recipe = with_overrides(load_recipe("lumiere-1m"), {"train.steps": 1000})
     trainer = pipeline.make_trainer(pipeline.set_up(recipe, Reporter()), Reporter())
     shares = []
     for _ in range(options.rounds):
