@@ -32,7 +32,7 @@ class Options:
 
     before: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """A checkout of this repository to compare plain training and generation with."""
-    rounds: int = 5
+    rounds: int = 6
     only: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Measure one thing once, and print its seconds as JSON."""
 
@@ -134,11 +134,13 @@ def not_looking(options: Options) -> None:
     if options.before is None:
         return
     for name in PLAIN:
-        ratios = [
-            in_another_process(name, None) / in_another_process(name, options.before)
-            for _ in range(options.rounds)
-        ]
-        print(f"{name} now, to {options.before.name} {statistics.median(ratios):6.3f}")
+        times: dict[Path | None, list[float]] = {None: [], options.before: []}
+        for number in range(options.rounds):
+            order = list(times) if number % 2 else list(times)[::-1]  # who runs first alternates
+            for source in order:
+                times[source].append(in_another_process(name, source))
+        now, before = map(statistics.median, times.values())
+        print(f"{name} now, to {options.before.name} {now / before:6.3f}")
 
 
 def recording(options: Options) -> None:
