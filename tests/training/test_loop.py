@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -333,11 +334,9 @@ def test_a_device_that_is_not_there() -> None:
         pipeline.set_up(Recipe(device="cuda"), Collected())
 
 
-def test_a_tracker_that_is_not_installed(text_folder: Path, own_runs: Path) -> None:
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match=r"pip install 'lumenspark\[wandb\]'"):
-            pipeline.train(small(text_folder, train__tracker="wandb"), reporter=Collected())
-    else:
-        pytest.skip("wandb is installed")
+def test_a_tracker_that_is_not_installed(
+    text_folder: Path, own_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not there
+    with pytest.raises(UserError, match=r"pip install 'lumenspark\[wandb\]'"):
+        pipeline.train(small(text_folder, train__tracker="wandb"), reporter=Collected())
