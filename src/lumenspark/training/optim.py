@@ -2,8 +2,9 @@
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
+from .muon import Muon
 from .recipe import OptimOptions
 
 
@@ -32,7 +33,6 @@ def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]
         lr=options.muon_lr,
         momentum=options.muon_momentum,
         weight_decay=options.weight_decay,
-        adjust_lr_fn="original",
     )
     adamw = AdamW(rest, lr=options.adamw_lr, betas=betas, weight_decay=0.0, fused=_fused(rest))
     return [muon, adamw]
