@@ -18,6 +18,10 @@ class Columns:
     begin: int = 0
     end: int | None = None
 
+    def heads(self, output: Tensor, head_dim: int) -> Tensor:
+        """Of the module's output (B, T, C) these columns, by head: (B, H, T, D)."""
+        return output[..., self.begin : self.end].unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
 
 @dataclass(frozen=True)
 class Block:

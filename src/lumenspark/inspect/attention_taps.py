@@ -44,7 +44,9 @@ class AttentionTaps:
         exit_ = self.block.attention_exit
         if patterns:
             self._remember_arguments()
-            self._remember_heads()
+            self._remember_heads("query", self.block.query)
+            self._remember_heads("key", self.block.key)
+            self._remember_heads("value", self.block.value)
         if patterns or self.wanted("attention.mixed", "attention.heads"):
             self.taps.keep(exit_[0].register_forward_pre_hook(self._on_mixed))
         if self.wanted("residual_mid"):
@@ -69,18 +71,11 @@ class AttentionTaps:
 
         self.taps.keep(self.block.attention.register_forward_pre_hook(hook, with_kwargs=True))
 
-    def _remember_heads(self) -> None:
-        for part in ("query", "key", "value"):
-            columns: Columns = getattr(self.block, part)
+    def _remember_heads(self, part: str, columns: Columns) -> None:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.seen[part] = columns.heads(output, self.taps.anatomy.sizes.head_dim)
 
-            def hook(
-                module: nn.Module, inputs: Any, output: Tensor, part: str = part, c: Any = columns
-            ) -> None:
-                size = self.taps.anatomy.sizes.head_dim
-                heads = output[..., c.begin : c.end].unflatten(-1, (-1, size))
-                self.seen[part] = heads.transpose(1, 2)
-
-            self.taps.keep(columns.module.register_forward_hook(hook))
+        self.taps.keep(columns.module.register_forward_hook(hook))
 
     def _on_block(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         self.seen["stream"] = arguments[0]

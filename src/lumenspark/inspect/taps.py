@@ -97,10 +97,9 @@ class Taps:
         """Visit some of a module's output features (B, T, H·D) as (B, H, T, D)."""
         if not self.wanted(name):
             return
-        part = slice(columns.begin, columns.end)
 
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            heads = output[..., part].unflatten(-1, (-1, head_dim)).transpose(1, 2)
+            heads = columns.heads(output, head_dim)
             changed = self.visit(name, heads)
             if changed is heads:
                 return output
@@ -108,7 +107,7 @@ class Taps:
             if columns.end is None:
                 return flat
             result = output.clone()
-            result[..., part] = flat
+            result[..., columns.begin : columns.end] = flat
             return result
 
         self.keep(columns.module.register_forward_hook(hook))
