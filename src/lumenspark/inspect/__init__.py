@@ -1,6 +1,13 @@
 """Looking inside: inner tensors by name, patches, lenses, and pages that show them.
 
-docs/looking-inside.md is the way in.
+docs/looking-inside.md is the way in. Where things are, from the modules of a model to its pages:
+
+- anatomy.py: where each family has its parts; selection.py and inputs.py: names, texts and ids
+- taps.py, attention_taps.py, tapped.py: the hooks; everything below goes through ``tapped``
+- trace.py and patch.py: to look, and to change
+- lens.py, heads.py, experiments.py, ranks.py: what to make of it; recording.py: during training
+- contents.py and pages/: what a page shows, and how; notebook.py and plots.py: the same elsewhere
+- transformer_lens_adapter.py: for TransformerLens alone
 """
 
 from .anatomy import inspect_names

@@ -130,4 +130,5 @@ class Taps:
 
 
 def plus(tensor: Tensor, probe: Tensor | None) -> Tensor:
+    """A tensor with its probe, where there is one."""
     return tensor if probe is None else tensor + probe
