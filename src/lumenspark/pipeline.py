@@ -1,7 +1,7 @@
 """From a recipe to a trained, evaluated model with its card: what `lumenspark train` does."""
 
-import sys
 import time
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,10 +38,12 @@ from lumenspark.training.device import (
     prepare_process,
 )
 from lumenspark.training.environment import describe_environment
-from lumenspark.training.loop import Trainer, make_loss
+from lumenspark.training.loop import Trainer
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import Recipe, load_recipe, parse_duration, with_overrides
 from lumenspark.training.run import Run, get_run, new_run
+from lumenspark.training.sizes import scaled
+from lumenspark.training.teachers import train_teachers
 from lumenspark.training.text import (
     open_recipe_corpus,
     prepare_recipe_tokens,
@@ -68,32 +70,20 @@ class Setup:
     model: Any
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a recipe would take here. Times in seconds, memory in bytes."""
-
-    parameters: int
-    train_tokens: int
-    vocab_size: int
-    steps: int
-    tokens_seen: int
-    seconds_per_step: float
-    seconds: float
-    memory: int
-
-
 def train(
     recipe: str | Recipe = "lumiere-1m",
     *,
+    size: str | None = None,
     reporter: Reporter | None = None,
     started: float | None = None,
     **overrides: Any,
 ) -> Run:
     """Train a recipe, evaluate its best checkpoint, write curves and card. Returns the run.
 
-    ``recipe`` is a preset's name, a path to a YAML file, or a :class:`Recipe`. ``overrides`` are
-    its keys: ``data="…"``, ``budget="5m"``, ``train={"steps": 500}``; naming the steps drops a
-    preset's budget. A budget counts from ``started`` (``time.monotonic()``; now unless given).
+    ``recipe`` is a preset's name, a path to a YAML file, or a :class:`Recipe`. A ``size`` such as
+    ``"3m"`` scales it (:func:`~lumenspark.training.sizes.scaled`). ``overrides`` are its keys:
+    ``data="…"``, ``budget="5m"``, ``train={"steps": 500}``; naming the steps drops a preset's
+    budget. A budget counts from ``started`` (``time.monotonic()``; now unless given).
 
     Raises UserError for what cannot work, and :class:`~lumenspark.training.loop.Stopped` when
     asked to stop.
@@ -101,14 +91,16 @@ def train(
     started = time.monotonic() if started is None else started
     reporter = reporter or Reporter()
     loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if size is not None:
+        loaded = scaled(loaded, size)
     setup = set_up(with_overrides(loaded, overrides), reporter)
     trainer = make_trainer(setup, reporter)
     fit_budget(trainer, started)
     run = new_run(trainer.recipe)
     environment = describe_environment(trainer.recipe, setup.corpus, setup.tokens, setup.model)
     write_json(run.path / "environment.json", environment)
-    reporter.say(f"run {run.id}: {trainer.recipe.train.steps} steps, in {run.path}")
-    trainer.train(run)
+    reporter.say(f"run {run.id}, in {run.path}")
+    train_in(run, trainer, setup, budget_from=started)
     finish(run, setup, reporter)
     return run
 
@@ -123,56 +115,51 @@ def resume(name: str, *, reporter: Reporter | None = None) -> Run:
             f"the text of run {run.id} has changed since it began: {setup.recipe.data} gives "
             "other tokens now, so train a new run"
         )
-    make_trainer(setup, reporter).resume(run)
+    train_in(run, make_trainer(setup, reporter), setup)
     finish(run, setup, reporter)
     return run
 
 
-def estimate(recipe: Recipe, reporter: Reporter | None = None) -> Estimate:
-    """Measure a few steps of ``recipe`` here, and undo them; no run is made."""
-    started = time.monotonic()
-    setup = set_up(recipe, reporter or Reporter())
-    trainer = make_trainer(setup, reporter or Reporter())
-    fit_budget(trainer, started)
-    step, validation = trainer.seconds_per_step(warm=1, timed=3), trainer.seconds_per_validation()
-    options = trainer.recipe.train
-    return Estimate(
-        parameters=sum(parameter.numel() for parameter in setup.model.parameters()),
-        train_tokens=len(setup.tokens.splits["train"].ids),
-        vocab_size=setup.tokens.vocab_size,
-        steps=options.steps,
-        tokens_seen=options.steps * trainer.recipe.tokens_per_step,
-        seconds_per_step=step,
-        seconds=options.steps * (step + validation / options.validate_every),
-        memory=peak_memory(trainer.recipe.device),
-    )
+def train_in(run: Run, trainer: Trainer, setup: Setup, budget_from: float | None = None) -> Trainer:
+    """Train to the last step from wherever ``run`` is, the teachers first. Returns who trained.
 
-
-def quick_estimate(recipe: Recipe) -> tuple[int, float]:
-    """Parameters, and seconds of training here: the budget, or by timing one forward and backward.
-
-    No text is read: the windows are random, and the vocabulary as large as the recipe asks.
+    ``budget_from``: where teachers have been trained, a budget that began then is fitted again to
+    the time that they have left.
     """
-    context = recipe.model.context
-    no_tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    model = _model_of(recipe, vocab_size=recipe.tokenizer.vocab_size, **no_tokens)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    if recipe.budget:
-        return parameters, parse_duration(recipe.budget)
-    device = choose_device(recipe.device)
-    precision = choose_precision(recipe.train.precision, device)
-    model.to(device).train().set_attn_implementation(attention_for(device, context))
-    loss = make_loss(model, device, bf16=precision == "bf16")
-    windows = torch.randint(
-        recipe.tokenizer.vocab_size, (recipe.train.batch_size, context + 1), device=device
-    )
-    for _ in range(2):  # the first one warms up
-        began = time.monotonic()
-        loss(windows).backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.monotonic() - began
-    return parameters, seconds * recipe.train.accumulation * recipe.train.steps
+    if trainer.recipe.distill.teachers:
+        trainer = taught(trainer, setup, run)
+        if budget_from is not None:
+            fit_budget(trainer, budget_from)
+            run.write_recipe(trainer.recipe)
+    trainer.reporter.say(f"{trainer.recipe.train.steps} steps")
+    if run.has_checkpoints():
+        trainer.resume(run)
+    else:  # it is new, or was stopped while its teachers were trained
+        trainer.train(run)
+    return trainer
+
+
+def taught(trainer: Trainer, setup: Setup, run: Run) -> Trainer:
+    """The trainer of a model whose teachers are trained, each with the weights of its own seed.
+
+    All of them are one module after the other, so that nothing is compiled twice.
+    """
+    first_weights = deepcopy(setup.model.state_dict())
+
+    def trainer_for(recipe: Recipe, weights: dict[str, torch.Tensor]) -> Trainer:
+        setup.model.load_state_dict(weights)
+        return Trainer(
+            recipe, setup.model, setup.tokenizer, setup.tokens, trainer.reporter, trainer.loss
+        )
+
+    def new_teacher(recipe: Recipe) -> Trainer:
+        fresh = new_model(recipe, setup.tokenizer, setup.tokens.vocab_size)
+        return trainer_for(recipe, fresh.state_dict())
+
+    answers = train_teachers(trainer.recipe, run, new_teacher)
+    student = trainer_for(trainer.recipe, first_weights)
+    student.answers, student.recorder = answers, trainer.recorder
+    return student
 
 
 def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
@@ -210,7 +197,7 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
 def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LanguageModel:
     """A model with fresh weights, determined by the recipe's seed, for ids below vocab_size."""
     torch.manual_seed(recipe.seed)
-    return _model_of(
+    return model_of(
         recipe,
         vocab_size=max(len(tokenizer), vocab_size),  # a tokenizer may leave ids unused
         bos_token_id=tokenizer.bos_token_id,
@@ -219,7 +206,7 @@ def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LanguageModel:
     )
 
 
-def _model_of(recipe: Recipe, **tokens: int | None) -> LanguageModel:
+def model_of(recipe: Recipe, **tokens: int | None) -> LanguageModel:
     architecture = asdict(recipe.model)
     config_class, model_class = MODELS[architecture.pop("family")]
     try:
@@ -263,7 +250,8 @@ def lens_text(setup: Setup) -> torch.Tensor:
 def fit_budget(trainer: Trainer, started: float) -> None:
     """Set the number of steps that fit into the recipe's budget, counted from ``started``.
 
-    Raises UserError where the set-up has used it up.
+    Where teachers are still to be trained they get their share of it. Raises UserError where the
+    set-up has used it up.
     """
     recipe = trainer.recipe
     if recipe.budget is None:
@@ -279,7 +267,11 @@ def fit_budget(trainer: Trainer, started: float) -> None:
             f"a budget of {recipe.budget} is over before the first step: set-up took {used:.0f} s "
             f"and a step takes {step:.2f} s"
         )
-    recipe.train.steps = steps
+    distill = recipe.distill
+    if distill.teachers and trainer.answers is None:
+        distill.steps = max(1, int(steps * distill.share / distill.teachers))
+        steps -= distill.teachers * distill.steps
+    recipe.train.steps = max(1, steps)
 
 
 def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
@@ -323,16 +315,6 @@ def _write_inside_page(run: Run, model: LanguageModel) -> str:
     title = f"run {run.id} ({run.recipe().name}), checkpoint best"
     write_file(run.path / "inspect.html", render_heads_page(heads_content(model, title, series)))
     return f", its inside over training {run.path / 'inspect.html'}"
-
-
-def peak_memory(device: str) -> int:
-    """Bytes: what the graphics card held at most, or this process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _concrete(recipe: Recipe) -> Recipe:

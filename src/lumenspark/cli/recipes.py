@@ -12,7 +12,7 @@ def _show() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lumenspark.pipeline import quick_estimate
+    from lumenspark.estimates import quick_estimate
     from lumenspark.training.recipe import load_recipe, recipe_names
 
     table = Table(box=None, header_style="bold")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from .parsing import parse_recipe
 
 if TYPE_CHECKING:
-    from lumenspark.pipeline import Estimate
+    from lumenspark.estimates import Estimate
 
 
 def main(arguments: list[str]) -> int:
@@ -18,7 +18,8 @@ def main(arguments: list[str]) -> int:
     dry_run = "--dry-run" in arguments
     arguments = [argument for argument in arguments if argument != "--dry-run"]
     recipe = parse_recipe("train", about, arguments)
-    from lumenspark.pipeline import estimate, train
+    from lumenspark.estimates import estimate
+    from lumenspark.pipeline import train
 
     if dry_run:
         print_estimate(estimate(recipe))

@@ -51,6 +51,10 @@ class TrainingWindows:
         Returns:
             (count, T + 1): inputs are ``[:, :-1]``, targets are ``[:, 1:]``.
         """
+        return np.take(self.ids, self.positions(first, count)).astype(np.int64)
+
+    def positions(self, first: int, count: int) -> Int64s:
+        """Where in ``ids`` the tokens of :meth:`batch` lie, (count, T + 1)."""
         begins = np.empty(count, np.int64)
         done = 0
         while done < count:
@@ -58,8 +62,7 @@ class TrainingWindows:
             part = self._epoch_begins(epoch)[position : position + count - done]
             begins[done : done + len(part)] = part
             done += len(part)
-        positions = begins[:, None] + np.arange(self.context + 1)
-        return np.take(self.ids, positions, mode="wrap").astype(np.int64)
+        return (begins[:, None] + np.arange(self.context + 1)) % len(self.ids)
 
     def _epoch_begins(self, epoch: int) -> Int64s:
         """Where each window of this epoch begins in the ring, in the order they are trained on."""

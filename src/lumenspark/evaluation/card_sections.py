@@ -175,6 +175,7 @@ def procedure(files: RunFiles) -> str:
         (
             ("Recipe", f"`{recipe['name']}`, seed {recipe['seed']}"),
             ("Started from", f"weights of `{_short(start)}`" if start else "random weights"),
+            ("Teachers", _teachers(recipe)),
             ("Optimizer", recipe["optim"]["name"]),
             (
                 "Steps",
@@ -195,9 +196,22 @@ def procedure(files: RunFiles) -> str:
             ),
         )
     )
-    options = {name: recipe[name] for name in ("model", "optim", "train")}
+    sections = ["model", "optim", "train"] + ["distill"] * bool(_teachers(recipe))
+    options = {name: recipe[name] for name in sections}
     dumped = yaml.safe_dump(options, sort_keys=False, allow_unicode=True).strip()
     return f"{facts}\n\nThe options of the recipe, as run:\n\n```yaml\n{dumped}\n```"
+
+
+def _teachers(recipe: dict[str, Any]) -> str | None:
+    """What the model has learned from besides the text. Older runs know no teachers."""
+    distill = recipe.get("distill", {})
+    if not distill.get("teachers"):
+        return None
+    return (
+        f"{distill['teachers']} of the same architecture, trained first on the same text from "
+        f"other seeds, {distill['steps']} steps each; {distill['weight']:.0%} of the loss follows "
+        "samples of what they predict"
+    )
 
 
 def _checkpoint(files: RunFiles) -> str | None:

@@ -10,12 +10,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,6 +30,7 @@ from lumenspark.scoring import card_loss
 
 from . import checkpoint as checkpoints
 from .checkpoint import TrainerState
+from .distill import distillation_loss
 from .optim import (
     build_optimizers,
     load_optimizer_tensors,
@@ -54,6 +57,10 @@ class Stopped(Exception):  # noqa: N818 (not an error: it did as asked)
         self.signal = signal_number
 
 
+class DivergedError(UserError):
+    """Steps were not finite again and again, at ever lower rates."""
+
+
 @dataclass
 class State:
     """What changes from step to step, besides tensors. Saved with every checkpoint."""
@@ -70,6 +77,12 @@ class State:
     metrics_size: int = 0  # bytes of metrics.jsonl that belong to this state
 
 
+class Loss(Protocol):
+    """Windows (B, T + 1) and perhaps teachers' samples (B, T, S) to a mean loss in nats."""
+
+    def __call__(self, windows: Tensor, answers: Tensor | None = None, /) -> Tensor: ...
+
+
 class Recorder(Protocol):
     """Somebody who looks into the model around a step, and changes nothing."""
 
@@ -79,10 +92,14 @@ class Recorder(Protocol):
 
 
 class Trainer:
-    """Trains ``model`` on ``tokens`` as ``recipe`` says."""
+    """Trains ``model`` on ``tokens`` as ``recipe`` says.
+
+    ``loss`` is another trainer's, of the same model and options, which need not be compiled again.
+    """
 
     run: Run
     recorder: Recorder | None = None  # asked every ``inspect.every`` steps
+    answers: npt.NDArray[np.integer] | None = None  # (n, S): teachers' samples for each train id
 
     def __init__(
         self,
@@ -91,6 +108,7 @@ class Trainer:
         tokenizer: Any,
         tokens: PreparedTokens,
         reporter: Reporter,
+        loss: Loss | None = None,
     ) -> None:
         self.recipe = recipe
         self.model = model
@@ -100,13 +118,14 @@ class Trainer:
         self.windows = TrainingWindows(tokens.splits["train"].ids, self.context, recipe.seed)
         self.validation = tokens.splits["validation"]
         self.parameters = list(model.parameters())
-        self.loss = make_loss(model, recipe.device, bf16=recipe.train.precision == "bf16")
+        bf16 = recipe.train.precision == "bf16"
+        self.loss = loss or make_loss(model, recipe.device, bf16, recipe.distill.weight)
         self.state = State()
         self.optimizers = build_optimizers(model, recipe.optim)
         self.average: list[Tensor] | None = None
         if recipe.train.average:
             self.average = [parameter.detach().clone() for parameter in self.parameters]
-        self._stop_signal: int | None = None
+        self.stop_signal: int | None = None
 
     def train(self, run: Run) -> None:
         """From step 0 to the end, into ``run``. Raises Stopped when asked to stop, after saving."""
@@ -211,8 +230,8 @@ class Trainer:
         torch.manual_seed(seed_of(recipe.seed, step))
         total = torch.zeros((), device=recipe.device)
         batch = self._batch(step)
-        for windows in batch:
-            loss = self.loss(windows) / len(batch)
+        for windows, answers in zip(batch, self._answers(step), strict=True):
+            loss = self.loss(windows, answers) / len(batch)
             loss.backward()
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, recipe.optim.clip)
@@ -227,17 +246,34 @@ class Trainer:
 
     def _batch(self, step: int) -> Tensor:
         """The windows of a step, (accumulation, batch, context + 1) token ids."""
-        options = self.recipe.train
-        count = options.batch_size * options.accumulation
+        count = self._windows_per_step
         windows = torch.from_numpy(self.windows.batch(step * count, count))
-        return windows.to(self.recipe.device).unflatten(0, (options.accumulation, -1))
+        return self._by_accumulation(windows)
+
+    def _answers(self, step: int) -> Tensor | list[None]:
+        """What teachers would have said in place of a step's targets, (accumulation, batch, T, S).
+
+        None for each forward pass where there are no teachers.
+        """
+        if self.answers is None:
+            return [None] * self.recipe.train.accumulation
+        count = self._windows_per_step
+        targets = self.windows.positions(step * count, count)[:, 1:]
+        return self._by_accumulation(torch.from_numpy(self.answers[targets].astype(np.int64)))
+
+    @property
+    def _windows_per_step(self) -> int:
+        return self.recipe.train.batch_size * self.recipe.train.accumulation
+
+    def _by_accumulation(self, rows: Tensor) -> Tensor:
+        return rows.to(self.recipe.device).unflatten(0, (self.recipe.train.accumulation, -1))
 
     # What happens between steps
 
     def _after_step(self) -> None:
         options, step = self.recipe.train, self.state.step
         last = step == options.steps
-        asked = self._stop_signal  # one that comes from here on is answered after the next step
+        asked = self.stop_signal  # one that comes from here on is answered after the next step
         validates = last or _due(step, options.validate_every)
         saves = last or _due(step, options.save_every) or asked is not None
         if (validates or saves) and not self._weights_are_finite():
@@ -294,7 +330,7 @@ class Trainer:
             state.validations_without_gain += 1
             return
         state.best_loss, state.best_step, state.validations_without_gain = loss, state.step, 0
-        with self._averaged():
+        with self.averaged():
             checkpoints.save_checkpoint(
                 self.run.checkpoints, "best", state.step, self.model, self.tokenizer
             )
@@ -302,7 +338,7 @@ class Trainer:
     def _validation_loss(self) -> float:
         """Nats per token by the card's protocol, on evenly spread validation windows."""
         recipe = self.recipe
-        with self._averaged(), autocast(recipe.device, recipe.train.precision == "bf16"):
+        with self.averaged(), autocast(recipe.device, recipe.train.precision == "bf16"):
             loss, _ = card_loss(
                 self.model,
                 self.validation,
@@ -316,7 +352,7 @@ class Trainer:
         """A continuation of ``prompt`` by the current weights, the same for the same seed."""
         torch.manual_seed(self.recipe.seed)
         self.model.eval()
-        with self._averaged():
+        with self.averaged():
             text = self.model.generate(
                 text=prompt,
                 tokenizer=self.tokenizer,
@@ -353,7 +389,7 @@ class Trainer:
                 tensors[RAW + name] = parameter.detach().clone()
         trainer = TrainerState(asdict(self.state), tensors)
         folder, step = self.run.checkpoints, self.state.step
-        with self._averaged():
+        with self.averaged():
             checkpoints.save_checkpoint(folder, "last", step, self.model, self.tokenizer, trainer)
         checkpoints.prune_checkpoints(folder, self.recipe.train.keep)
         self._events_since_save = []
@@ -412,13 +448,13 @@ class Trainer:
         file = self.run.path / "failed-batch.json"
         texts = [self.tokenizer.decode(ids) for ids in batch]
         write_json(file, {"step": step, "input_ids": batch, "text": texts})
-        raise UserError(
+        raise DivergedError(
             f"step {step} was not finite, for the {MOST_ROLLBACKS}rd time: its batch is in "
             f"{file}; try lower rates (optim.muon_lr, optim.adamw_lr) or precision fp32"
         )
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         """Inside, the model holds the averaged weights, where there are any."""
         self._swap_average()
         try:
@@ -440,7 +476,7 @@ class Trainer:
         before = [signal.getsignal(number) for number in numbers]
 
         def ask(number: int, frame: object) -> None:
-            self._stop_signal = number
+            self.stop_signal = number
             for each, handler in zip(numbers, before, strict=True):
                 signal.signal(each, handler)
 
@@ -453,14 +489,20 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def make_loss(model: Any, device: str, bf16: bool) -> Callable[[Tensor], Tensor]:
-    """The function that is differentiated: windows (B, T + 1) of ids to their mean loss in nats."""
+def make_loss(model: Any, device: str, bf16: bool, teachers_weight: float = 0.0) -> Loss:
+    """The function that is differentiated: windows (B, T + 1) of ids to their mean loss in nats.
 
-    def loss(windows: Tensor) -> Tensor:
+    Its second argument are the teachers' samples (B, T, S), or None where there are no teachers.
+    """
+
+    def loss(windows: Tensor, answers: Tensor | None = None) -> Tensor:
         with autocast(device, bf16):
             logits = model(input_ids=windows[:, :-1], use_cache=False).logits
         # The softmax over the vocabulary is taken in float32.
-        return functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+        logits, targets = logits.flatten(0, 1).float(), windows[:, 1:].flatten()
+        if answers is None:
+            return functional.cross_entropy(logits, targets)
+        return distillation_loss(logits, targets, answers.flatten(0, 1), teachers_weight)
 
     return loss
 

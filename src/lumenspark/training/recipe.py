@@ -176,6 +176,22 @@ class TrainOptions:
 
 
 @dataclass
+class DistillOptions:
+    """Learning from teachers: models of the same recipe, but for their seed, trained first."""
+
+    teachers: Count = 0
+    """How many; 0: the model learns from the text alone."""
+    steps: Positive = 1000
+    """Optimizer steps of each teacher. A budget of time sets this number."""
+    share: Annotated[float, Gt(0), Lt(1)] = 0.5
+    """Of a budget: how much of the training time all teachers take together."""
+    weight: Fraction = 0.7
+    """Share of the loss that follows the teachers; what is left follows the text."""
+    samples: Positive = 16
+    """Samples that are kept of each teacher's answer about each token of the train split."""
+
+
+@dataclass
 class InspectOptions:
     """Looking inside while the model trains."""
 
@@ -204,6 +220,7 @@ class Recipe:
     model: ModelOptions = field(default_factory=LumiereOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    distill: DistillOptions = field(default_factory=DistillOptions)
     inspect: InspectOptions = field(default_factory=InspectOptions)
 
     @property

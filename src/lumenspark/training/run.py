@@ -77,6 +77,10 @@ class Run:
         finally:
             lock.release()
 
+    def has_checkpoints(self) -> bool:
+        """Whether a training has begun here: it saves before its first step."""
+        return any(self.checkpoints.glob("[!.]*/complete.json"))
+
     def checkpoint(self, tag: str) -> Path:
         """A checkpoint's folder by its tag. Raises UserError naming those that exist."""
         path = self.checkpoints / tag

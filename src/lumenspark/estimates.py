@@ -1,0 +1,85 @@
+"""What a training would take here: measured by a few steps that are undone."""
+
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lumenspark.pipeline import fit_budget, make_trainer, model_of, set_up
+from lumenspark.training.device import attention_for, choose_device, choose_precision
+from lumenspark.training.loop import make_loss
+from lumenspark.training.progress import Reporter
+from lumenspark.training.recipe import Recipe, parse_duration
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a recipe would take here, teachers included. Times in seconds, memory in bytes."""
+
+    parameters: int
+    train_tokens: int
+    vocab_size: int
+    steps: int
+    tokens_seen: int
+    seconds_per_step: float
+    seconds: float
+    memory: int
+
+
+def estimate(recipe: Recipe, reporter: Reporter | None = None) -> Estimate:
+    """Measure a few steps of ``recipe`` here, and undo them; no run is made."""
+    started = time.monotonic()
+    setup = set_up(recipe, reporter or Reporter())
+    trainer = make_trainer(setup, reporter or Reporter())
+    fit_budget(trainer, started)
+    step, validation = trainer.seconds_per_step(warm=1, timed=3), trainer.seconds_per_validation()
+    options, distill = trainer.recipe.train, trainer.recipe.distill
+    steps = options.steps + distill.teachers * distill.steps
+    return Estimate(
+        parameters=sum(parameter.numel() for parameter in setup.model.parameters()),
+        train_tokens=len(setup.tokens.splits["train"].ids),
+        vocab_size=setup.tokens.vocab_size,
+        steps=steps,
+        tokens_seen=steps * trainer.recipe.tokens_per_step,
+        seconds_per_step=step,
+        seconds=steps * (step + validation / options.validate_every),
+        memory=peak_memory(trainer.recipe.device),
+    )
+
+
+def quick_estimate(recipe: Recipe) -> tuple[int, float]:
+    """Parameters, and seconds of training here: the budget, or by timing one forward and backward.
+
+    No text is read: the windows are random, and the vocabulary as large as the recipe asks.
+    """
+    context = recipe.model.context
+    no_tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    model = model_of(recipe, vocab_size=recipe.tokenizer.vocab_size, **no_tokens)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if recipe.budget:
+        return parameters, parse_duration(recipe.budget)
+    device = choose_device(recipe.device)
+    precision = choose_precision(recipe.train.precision, device)
+    model.to(device).train().set_attn_implementation(attention_for(device, context))
+    loss = make_loss(model, device, bf16=precision == "bf16")
+    windows = torch.randint(
+        recipe.tokenizer.vocab_size, (recipe.train.batch_size, context + 1), device=device
+    )
+    for _ in range(2):  # the first one warms up
+        began = time.monotonic()
+        loss(windows).backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - began
+    return parameters, seconds * recipe.train.accumulation * recipe.train.steps
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: what the graphics card held at most, or this process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,69 @@
+"""The teachers of a run: trained first, each in a run of its own below it, and then asked."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from .distill import sample_predictions
+from .loop import Stopped, Trainer, autocast
+from .recipe import Recipe, with_overrides
+from .run import Run
+
+
+def train_teachers(
+    recipe: Recipe, run: Run, make_trainer: Callable[[Recipe], Trainer]
+) -> npt.NDArray[np.integer]:
+    """Train the teachers that ``recipe`` asks for, and ask them about the train split.
+
+    Teachers that ``run`` has already are not trained again, and one that was interrupted goes on.
+    ``make_trainer`` gives a trainer at step 0 for a recipe.
+
+    Returns (n, teachers * samples): what :class:`Trainer` takes as ``answers``. Raises Stopped, in
+    the name of ``run``, when asked to stop.
+    """
+    answers = []
+    for number in range(recipe.distill.teachers):
+        trainer = make_trainer(teacher_recipe(recipe, number))
+        trainer.reporter.say(f"teacher {number + 1} of {recipe.distill.teachers}")
+        try:
+            _train(trainer, Run(run.path / "teachers" / str(number)))
+        except Stopped as stopped:
+            raise Stopped(run.id, stopped.signal) from stopped
+        answers.append(_ask(trainer, recipe.distill.samples))
+    return np.concatenate(answers, axis=1)
+
+
+def teacher_recipe(recipe: Recipe, number: int) -> Recipe:
+    """What teacher ``number`` (0 is the first) is trained by: another seed, and no teachers."""
+    changes = {
+        "name": f"{recipe.name}, teacher {number}",
+        "budget": None,
+        "seed": (recipe.seed + 1 + number) % 2**31,
+        "train.steps": recipe.distill.steps,
+        "train.sample_every": 0,
+        "distill.teachers": 0,
+        "inspect.every": 0,
+    }
+    return with_overrides(recipe, changes)
+
+
+def _train(trainer: Trainer, run: Run) -> None:
+    """To the last step of the trainer's recipe, from wherever ``run`` is."""
+    if run.has_checkpoints():
+        trainer.resume(run)
+    else:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        run.write_recipe(trainer.recipe)
+        trainer.train(run)
+    if trainer.stop_signal is not None:  # it came during the last step
+        raise Stopped(run.id, trainer.stop_signal)
+
+
+def _ask(trainer: Trainer, samples: int) -> npt.NDArray[np.integer]:
+    """The answers of a teacher that has just been trained, (n, samples)."""
+    recipe = trainer.recipe
+    with trainer.averaged(), autocast(recipe.device, recipe.train.precision == "bf16"):
+        return sample_predictions(
+            trainer.model, trainer.windows.ids, trainer.context, samples, recipe.seed
+        )

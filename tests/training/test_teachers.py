@@ -1,0 +1,91 @@
+"""Runs with teachers: what lies where, and killing them in any of their phases."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_resume import assert_same_end, only_run, resume, start, stop_at
+
+from lumenspark.pipeline import fit_budget, make_trainer, set_up
+from lumenspark.training.progress import Reporter
+from lumenspark.training.recipe import load_recipe, with_overrides
+from lumenspark.training.run import Run
+from lumenspark.training.teachers import teacher_recipe
+
+TAUGHT = {"distill__teachers": 2, "distill__steps": 20, "distill__samples": 4}
+"""Step 35 is the student's, because teachers end at 20."""
+
+
+@pytest.fixture(scope="module")
+def taught(text_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("taught")
+    process = start(text_folder, runs, **TAUGHT)
+    assert process.stdout is not None
+    process.stdout.read()
+    assert process.wait() == 0
+    return only_run(runs)
+
+
+def test_teachers_lie_below_the_run_and_differ_from_it_and_each_other(taught: Path) -> None:
+    folders = [taught, taught / "teachers" / "0", taught / "teachers" / "1"]
+    weights = [(run / "checkpoints/last/model.safetensors").read_bytes() for run in folders]
+    assert len(set(weights)) == 3
+    steps = [json.loads((run / "checkpoints/last/complete.json").read_text()) for run in folders]
+    assert [each["step"] for each in steps] == [40, 20, 20]
+    assert not (taught / "teachers" / "2").exists()
+
+
+def test_what_teachers_say_changes_what_is_learned(
+    text_folder: Path, taught: Path, tmp_path: Path
+) -> None:
+    process = start(text_folder, tmp_path)
+    assert process.stdout is not None
+    process.stdout.read()
+    alone = only_run(tmp_path) / "checkpoints" / "last" / "model.safetensors"
+    assert alone.read_bytes() != (taught / "checkpoints/last/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("beginning", ["teacher 2 of 2", "40 steps", "step 35 "])
+def test_killed_in_any_phase_and_resumed(
+    text_folder: Path, tmp_path: Path, taught: Path, beginning: str
+) -> None:
+    code = stop_at(start(text_folder, tmp_path, **TAUGHT), beginning, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    resume(tmp_path)
+    assert_same_end(only_run(tmp_path), taught)
+
+
+def test_asked_to_stop_while_a_teacher_learns_it_names_the_run(
+    text_folder: Path, tmp_path: Path, taught: Path
+) -> None:
+    process = start(text_folder, tmp_path, **TAUGHT)
+    assert stop_at(process, "step 10 ", signal.SIGTERM) == 128 + signal.SIGTERM
+    assert not Run(only_run(tmp_path)).has_checkpoints()
+    resume(tmp_path, only_run(tmp_path).name)
+    assert_same_end(only_run(tmp_path), taught)
+
+
+def test_a_teacher_is_the_same_recipe_from_another_seed() -> None:
+    recipe = with_overrides(load_recipe("lumiere-tiny"), {"distill.teachers": 3, "seed": 5})
+    teachers = [teacher_recipe(recipe, number) for number in range(3)]
+    assert len({recipe.seed, *(teacher.seed for teacher in teachers)}) == 4
+    for teacher in teachers:
+        assert (teacher.model, teacher.optim) == (recipe.model, recipe.optim)
+        assert teacher.distill.teachers == 0
+
+
+def test_a_budget_is_for_teachers_too(text_folder: Path) -> None:
+    changes = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
+    recipe = with_overrides(load_recipe("lumiere-tiny"), {**changes, "distill.share": 0.6})
+    trainer = make_trainer(set_up(recipe, Reporter()), Reporter())
+    fit_budget(trainer, time.monotonic())
+    teachers, own = 2 * trainer.recipe.distill.steps, trainer.recipe.train.steps
+    assert teachers / (teachers + own) == pytest.approx(0.6, abs=0.01)
+
+    trainer.answers = np.zeros((len(trainer.windows.ids), 4), np.uint16)  # the teachers are done
+    fit_budget(trainer, time.monotonic())
+    assert 2 * trainer.recipe.distill.steps == teachers
+    assert trainer.recipe.train.steps > own  # all that is left is the student's
