@@ -7,6 +7,7 @@ from importlib import import_module
 VERBS = {
     "train": "train a recipe, evaluate it, write its card and curves",
     "resume": "go on with a run that was stopped",
+    "sweep": "train a recipe with values varied, and compare",
     "evaluate": "perplexity and bits per byte of any causal language model",
     "generate": "write text",
     "inspect": "write a page that shows what a model does inside",
@@ -17,6 +18,7 @@ VERBS = {
     "prepare": "turn text into token ids ahead of time",
     "runs": "list what has been trained",
     "recipes": "list the presets",
+    "record": "rerun a record of docs/records.md: does it hold here?",
 }
 
 HELP = """usage: lumenspark VERB [ARGUMENTS]      (lumenspark VERB --help says more)

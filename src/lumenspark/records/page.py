@@ -1,0 +1,60 @@
+"""docs/records.md, made from the book of records and from nothing else."""
+
+import textwrap
+from pathlib import Path
+
+from lumenspark.files import write_file
+
+from .book import Record, read_records
+from .tracks import TRACKS, Track
+
+INTRODUCTION = """# Records
+
+`lumenspark record` writes this page from the folders in [records/](../records); a row says what
+its folder says, the newest row on top. Figures are means over the seeds, ± the standard deviation
+where there are several. `lumenspark record TRACK --data TEXT` reruns the newest row on your machine
+and says whether it holds (exit code 1 where it does not). A text is given with the beginning of its
+digest: `wikitext-2` is the official set from the hub, another name a file or folder. In
+`wikitext-2-raw` (74883340) validation and test are the official files, and train is a stand-in of
+the same size.
+"""
+
+
+def records_page(folder: Path) -> str:
+    """The page as Markdown. Raises UserError where a record in ``folder`` is damaged."""
+    sections = (_section(track, read_records(folder, track.name)) for track in TRACKS.values())
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def write_page(root: Path) -> Path:
+    """Bring docs/records.md of the checkout at ``root`` up to date. Returns its path."""
+    path = root / "docs" / "records.md"
+    write_file(path, records_page(root / "records"))
+    return path
+
+
+def _section(track: Track, records: list[Record]) -> str:
+    about = textwrap.fill(f"Track `{track.name}`. {track.about}", 100, break_on_hyphens=False)
+    head = f"## {track.title}\n\n{about}\n"
+    if not records:
+        return f"{head}\nNo record yet.\n"
+    figures = [column.name for column in track.columns]
+    names = ["date", "change", *figures, "seeds", "text", "machine", "commit", "command", "log"]
+    rows = [names, ["---"] * len(names), *(_row(track, record) for record in records)]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    return f"{head}\n{table}"
+
+
+def _row(track: Track, record: Record) -> list[str]:
+    cells = [
+        record.date[:10],
+        record.change,
+        *(column.with_spread(record.figures[column.key]) for column in track.columns),
+        ", ".join(map(str, record.seeds)),
+        f"{record.data} ({record.data_digest[:8]})",
+        record.machine,
+        record.commit[:9] if record.commit else "not known",
+        f"`{record.command}`",
+        f"[files](../records/{record.track}/{record.name})",
+    ]
+    return [cell.replace("|", "\\|") for cell in cells]

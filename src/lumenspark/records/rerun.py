@@ -1,0 +1,140 @@
+"""Measuring a record on this machine, as a user would who has installed everything just now."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from lumenspark.data.corpora import Corpus
+from lumenspark.errors import UserError
+from lumenspark.evaluation.records import read_evaluations
+from lumenspark.training.checkpoint import MARKER
+from lumenspark.training.recipe import load_recipe, with_overrides
+from lumenspark.training.run import Run, runs_folder
+from lumenspark.training.text import open_recipe_corpus
+
+from .book import Trial
+
+STEADY_STEPS = 100_000  # so many that compiling pays; only a few of them are run
+
+
+def measure(track: str, recipe: str, data: str, seed: int) -> Trial:
+    """One seed of a track, here. Raises UserError where it cannot be run."""
+    return measure_speed(recipe, data, seed) if track == "speed" else train_cold(recipe, data, seed)
+
+
+def open_text(track: str, recipe: str, data: str) -> Corpus:
+    """The text that ``recipe`` would read, brought here if it lies on the hub.
+
+    Raises UserError where there is none, or no test split of it for a track that needs one.
+    """
+    corpus = open_recipe_corpus(with_overrides(load_recipe(recipe), {"data": data}))
+    if track != "speed" and "test" not in corpus.splits():
+        raise UserError(f"{data} has no test split, by which this track is measured")
+    next(iter(corpus.pieces("train")))  # a download is not part of the time that counts
+    return corpus
+
+
+def train_cold(recipe: str, data: str, seed: int) -> Trial:
+    """``lumenspark train`` in a process of its own, and the wall time from its start.
+
+    ``seconds_to_checkpoint`` is until the checkpoint that is evaluated was saved, ``seconds`` until
+    the process ended. Tokens and compiled code are made anew. The run is kept in the runs folder.
+    """
+    arguments = ["train", recipe, "--data", data, "--seed", str(seed)]
+    with tempfile.TemporaryDirectory(prefix="lumenspark-record-") as temporary:
+        folders = cold_folders(Path(temporary))
+        started = time.time()
+        done = subprocess.run(
+            [sys.executable, "-m", "lumenspark", *arguments],
+            env=os.environ | folders,
+            check=False,
+        )
+        seconds = time.time() - started
+        if done.returncode:
+            raise UserError(
+                f"lumenspark train {recipe} ended with exit code {done.returncode}, so nothing was "
+                "measured: it says above what was wrong"
+            )
+        (evaluation,) = Path(folders["LUMENSPARK_RUNS"]).glob("*/evaluation.json")
+        run = Run(evaluation.parent)
+        saved = (run.checkpoint("best") / MARKER).stat().st_mtime
+        run = _keep(run)
+    return Trial(
+        seed=seed,
+        figures={
+            "seconds_to_checkpoint": round(saved - started, 3),
+            "seconds": round(seconds, 3),
+            "test_loss": _figure(run, "card", "loss"),
+            "bits_per_byte": _figure(run, "strided", "bits_per_byte"),
+        },
+        recipe=asdict(run.recipe()),
+        environment=run.environment(),
+        metrics=list(run.metrics()),
+        run=run.path,
+    )
+
+
+def cold_folders(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds nothing made before, and keeps its runs apart.
+
+    The folder for temporary files is among them because torch keeps the headers that it has
+    precompiled there, and not with the rest of what it has compiled.
+    """
+    places = {
+        "LUMENSPARK_CACHE": folder / "cache",
+        "LUMENSPARK_RUNS": folder / "runs",
+        "TORCHINDUCTOR_CACHE_DIR": folder / "compiled",
+        "TRITON_CACHE_DIR": folder / "triton",
+        "TMPDIR": folder / "temporary",
+    }
+    for place in places.values():
+        place.mkdir()
+    return {name: str(place) for name, place in places.items()}
+
+
+def measure_speed(recipe: str, data: str, seed: int) -> Trial:
+    """Steps of ``recipe`` in steady state, in this process; caches may be warm."""
+    from lumenspark import pipeline
+    from lumenspark.training.environment import describe_environment
+    from lumenspark.training.progress import Reporter
+    from lumenspark.training.speed import training_speed
+
+    steady = {"data": data, "seed": seed, "train.steps": STEADY_STEPS, "inspect.every": 0}
+    reporter = Reporter()
+    setup = pipeline.set_up(with_overrides(load_recipe(recipe), steady), reporter)
+    trainer = pipeline.make_trainer(setup, reporter)
+    speed = training_speed(trainer)
+    return Trial(
+        seed=seed,
+        figures={
+            "tokens_per_second": speed.tokens_per_second,
+            "share_of_peak": speed.share_of_peak,
+            "peak_gflops": speed.peak / 1e9,
+            "mflops_per_token": speed.flops_per_token / 1e6,
+        },
+        recipe=asdict(trainer.recipe),
+        environment=describe_environment(trainer.recipe, setup.corpus, setup.tokens, setup.model),
+        metrics=[],
+    )
+
+
+def _keep(run: Run) -> Run:
+    """Move a run out of a folder that is about to go, to where runs lie."""
+    runs_folder().mkdir(parents=True, exist_ok=True)
+    kept = Run(runs_folder() / run.id)
+    shutil.move(run.path, kept.path)
+    return kept
+
+
+def _figure(run: Run, protocol: str, name: str) -> float:
+    (entry,) = (
+        entry
+        for entry in read_evaluations(run.path)
+        if (entry["protocol"], entry["split"]) == (protocol, "test")
+    )
+    return float(entry[name])

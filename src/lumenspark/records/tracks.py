@@ -1,0 +1,156 @@
+"""The tracks: what is measured, with which preset, and when a measurement holds."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+CARD_LINE = 4.3471  # nats per token: ln of the original card's test perplexity, 77.2527
+LEAST_TOLERANCE = 0.01  # nats per token
+SHARE_KEPT = 0.85
+
+Figures = dict[str, list[float]]
+"""By name, one value a seed. Losses in nats per token, times in seconds."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a track, and how it is written."""
+
+    key: str
+    name: str
+    show: Callable[[float], str]
+
+    def with_spread(self, values: list[float]) -> str:
+        """The mean, and the standard deviation where there are several seeds."""
+        mean = self.show(statistics.mean(values))
+        return f"{mean} ± {self.show(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+@dataclass(frozen=True)
+class Track:
+    """One competition. ``limits`` are the highest values that a seed may have."""
+
+    name: str
+    title: str
+    about: str
+    recipe: str
+    data: str  # unless another text is named
+    columns: tuple[Column, ...]
+    limits: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A rule in words, with the measured value, and whether it holds."""
+
+    rule: str
+    holds: bool
+
+
+def duration(seconds: float) -> str:
+    """``9 min 25 s``, ``3 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+TO_CHECKPOINT = Column("seconds_to_checkpoint", "time to the checkpoint", duration)
+SECONDS = Column("seconds", "whole command", duration)
+TEST_LOSS = Column("test_loss", "test loss (card)", _four_digits)
+BITS_PER_BYTE = Column("bits_per_byte", "bits per byte (strided)", _four_digits)
+
+TRACKS = {
+    "fast": Track(
+        name="fast",
+        title="Fastest to 4.3471",
+        about=(
+            "Wall time from the command to the saved checkpoint whose test loss on WikiText-2, by "
+            "the card's protocol, is at or below 4.3471 nats per token (perplexity 77.25, the "
+            "original card's). Everything counts: start of Python, tokenizer, compiling, "
+            "validation; no cache is warm. It holds where every seed ends at or below 4.3471 and "
+            "saves within 10 minutes."
+        ),
+        recipe="lumiere-1m-fast",
+        data="wikitext-2",
+        columns=(TO_CHECKPOINT, TEST_LOSS, BITS_PER_BYTE, SECONDS),
+        limits={TEST_LOSS.key: CARD_LINE, TO_CHECKPOINT.key: 10 * 60},
+    ),
+    "best": Track(
+        name="best",
+        title="Lowest test loss within 60 minutes",
+        about=(
+            "The lowest test loss on WikiText-2, by the card's protocol, of a command that has "
+            "ended within 60 minutes, with everything in it: teachers, caches made anew, both "
+            "evaluations. It holds where the command ends in time and the mean loss is at most "
+            "the recorded one plus two standard deviations, or plus 0.01 where that is more or "
+            "only one seed is recorded."
+        ),
+        recipe="lumiere-1m-best",
+        data="wikitext-2",
+        columns=(TEST_LOSS, BITS_PER_BYTE, TO_CHECKPOINT, SECONDS),
+        limits={SECONDS.key: 60 * 60},
+    ),
+    "speed": Track(
+        name="speed",
+        title="Training tokens per second",
+        about=(
+            "Whole training steps in steady state, and the share of this machine's peak that they "
+            "reach: operations of the model's matrix products (`training/speed.py` has the "
+            "formula), over what a product of two matrices of 2048 x 2048 reaches in the "
+            "same precision. It holds where the share is at least 85% of the recorded one, so "
+            "other machines can be compared."
+        ),
+        recipe="lumiere-1m",
+        data="python-docs",
+        columns=(
+            Column("tokens_per_second", "tokens/s", _count),
+            Column("share_of_peak", "share of peak", _percent),
+            Column("peak_gflops", "peak, GFLOP/s", _count),
+        ),
+        limits={},
+    ),
+}
+
+
+def check_limits(track: Track, measured: Figures) -> list[Check]:
+    """What the track asks of every seed, whatever was recorded."""
+    names = {column.key: column for column in track.columns}
+    checks = []
+    for key, limit in track.limits.items():
+        column, highest = names[key], max(measured[key])
+        rule = f"{column.name} at most {column.show(limit)}: {column.show(highest)}"
+        checks.append(Check(rule, highest <= limit))
+    return checks
+
+
+def check_against(track: Track, measured: Figures, recorded: Figures) -> list[Check]:
+    """What the recorded figures ask of the measured ones."""
+    if track.name == "best":
+        loss, before = statistics.mean(measured["test_loss"]), recorded["test_loss"]
+        limit = statistics.mean(before) + loss_tolerance(before)
+        rule = f"test loss at most {limit:.4f}, what was recorded and its spread: {loss:.4f}"
+        return [Check(rule, loss <= limit)]
+    if track.name == "speed":
+        share = statistics.mean(measured["share_of_peak"])
+        least = SHARE_KEPT * statistics.mean(recorded["share_of_peak"])
+        rule = f"share of peak at least {least:.1%}, 85% of what was recorded: {share:.1%}"
+        return [Check(rule, share >= least)]
+    return []
+
+
+def loss_tolerance(losses: list[float]) -> float:
+    """Two standard deviations over seeds, and never less than 0.01."""
+    if len(losses) == 1:
+        return LEAST_TOLERANCE
+    return max(LEAST_TOLERANCE, 2 * statistics.stdev(losses))
