@@ -40,7 +40,13 @@ from lumenspark.training.device import (
 from lumenspark.training.environment import describe_environment
 from lumenspark.training.loop import Trainer
 from lumenspark.training.progress import Reporter
-from lumenspark.training.recipe import Recipe, load_recipe, parse_duration, with_overrides
+from lumenspark.training.recipe import (
+    Recipe,
+    load_recipe,
+    parse_duration,
+    recipe_names,
+    with_overrides,
+)
 from lumenspark.training.run import Run, get_run, new_run
 from lumenspark.training.sizes import scaled
 from lumenspark.training.teachers import train_teachers
@@ -297,12 +303,13 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
         text=recipe.train.prompt, tokenizer=tokenizer, max_new_tokens=64, temperature=0.8, top_k=50
     )
     reporter.say(f"\nA sample:\n{text}\n")
+    preset = recipe.name if recipe.name in recipe_names() else "lumiere-1m"
     reporter.say(
         "Next:\n"
         f'  lumenspark generate {run.id} "{recipe.train.prompt}"\n'
         f'  lumenspark inspect {run.id} "A sentence of yours" -o page.html\n'
         f"  lumenspark evaluate {run.id}\n"
-        f"  lumenspark train {recipe.name} --data your-folder --budget 20m\n"
+        f"  lumenspark train {preset} --data your-folder --budget 20m\n"
         f"The card is {run.path / 'README.md'}, the curves {run.path / 'loss.svg'}{inside}."
     )
 
