@@ -72,7 +72,8 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
         if device == "cuda":
             torch.cuda.synchronize()
         seconds = time.monotonic() - began
-    return parameters, seconds * recipe.train.accumulation * recipe.train.steps
+    steps = recipe.train.steps + recipe.distill.teachers * recipe.distill.steps
+    return parameters, seconds * recipe.train.accumulation * steps
 
 
 def peak_memory(device: str) -> int:

@@ -56,8 +56,8 @@ def failing_at(trainer: Trainer, steps: set[int]) -> None:
     """Make the loss of the given calls not a number, each once."""
     loss, calls = trainer.loss, iter(range(10_000))
 
-    def sometimes(windows: torch.Tensor) -> torch.Tensor:
-        value = loss(windows)
+    def sometimes(windows: torch.Tensor, answers: torch.Tensor | None = None) -> torch.Tensor:
+        value = loss(windows, answers)
         return value * float("nan") if next(calls) in steps else value
 
     trainer.loss = sometimes
