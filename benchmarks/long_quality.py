@@ -1,6 +1,6 @@
 """Quality at context 1,024: low-rank attention against dense attention and against a window alone.
 
-    python benchmarks/long_quality.py --data ../shared/data/wikitext-2-raw
+    python benchmarks/long_quality.py --data wikitext-2-raw
 
 Trains `lumenspark-1m` and the same model with other attention, on the same tokens in the same
 order with the same recipe, and evaluates each on every token of the test split (protocol strided,

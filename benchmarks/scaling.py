@@ -1,6 +1,6 @@
 """Do the rules of `--size` hold? Rates at three sizes, and a law that predicts a larger model.
 
-    python benchmarks/scaling.py --data ../shared/data/wikitext-2-raw --out scaling
+    python benchmarks/scaling.py --data wikitext-2-raw --out scaling
 
 Trains `lumiere-1m` at other sizes (`--size`), one process with one thread at a time, and puts every
 result as a line into OUT/results.jsonl. What is there is not trained again, so it can be stopped at
@@ -120,7 +120,7 @@ def recipe_of(asked: Trial, data: str) -> Recipe:
 def train_one(asked: Trial, data: str) -> Result:
     from lumenspark.pipeline import make_trainer, set_up
     from lumenspark.scoring import card_loss
-    from lumenspark.training.loop import autocast
+    from lumenspark.training.loss import autocast
     from lumenspark.training.progress import Reporter
     from lumenspark.training.run import new_run
 

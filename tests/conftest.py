@@ -44,6 +44,13 @@ def trained(text_folder: Path) -> Path:
 
 
 @pytest.fixture
+def own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runs folder of the test's own, which need not exist yet."""
+    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
 def copied(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the run in a runs folder of its own, to be changed."""
     monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))

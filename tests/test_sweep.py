@@ -30,12 +30,6 @@ RATES = {"optim.muon_lr": [0.01, 0.04]}
 
 
 @pytest.fixture
-def own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
-@pytest.fixture
 def printed() -> Reporter:
     return Reporter(Console(record=True, width=200, file=Path(os.devnull).open("w")))
 

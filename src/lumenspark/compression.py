@@ -27,7 +27,7 @@ from lumenspark.models.compress import Compression, check_choice, compress, line
 from lumenspark.models.module_ranks import shape_of
 from lumenspark.scoring import Progress
 from lumenspark.training.device import choose_device, choose_precision
-from lumenspark.training.loop import make_loss
+from lumenspark.training.loss import make_loss
 from lumenspark.training.optim import build_optimizers, rate_scale, set_rates
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import OptimOptions, parse_duration

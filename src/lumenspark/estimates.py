@@ -8,7 +8,7 @@ import torch
 
 from lumenspark.pipeline import fit_budget, make_trainer, model_of, set_up
 from lumenspark.training.device import attention_for, choose_device, choose_precision
-from lumenspark.training.loop import make_loss
+from lumenspark.training.loss import make_loss
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import Recipe, parse_duration
 

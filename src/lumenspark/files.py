@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one under its final name."""
+"""Writing files so that a crash never leaves half of one, and holding a folder against others."""
 
 import json
 import os
@@ -9,6 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from lumenspark.errors import UserError
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Inside, no other process holds ``folder``. Raises UserError(``busy``) where one does."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -15,21 +15,19 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from lumenspark.data.tokenizer import load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError
-from lumenspark.files import write_json
+from lumenspark.files import locked, write_json
 from lumenspark.pipeline import Setup, fit_budget, make_trainer, new_model, set_up, train_in
 from lumenspark.sweeping.search import Grid, Sampler, make_search
 from lumenspark.sweeping.space import Range, Space, changes_cost, make_space
@@ -91,7 +89,7 @@ def sweep(
         "tokens_digest": tokens.digest,
     }
     folder = _folder_of(asked)
-    with _locked(folder):
+    with locked(folder, f"another process is at work on the sweep in {folder}"):
         write_json(folder / "sweep.json", asked)
         running = _Running(base, search, seeds_used, tokens.digest, folder, reporter)
         return best_first(running.run())
@@ -129,19 +127,6 @@ def _folder_of(asked: Mapping[str, Any]) -> Path:
             "with LUMENSPARK_RUNS"
         ) from error
     return folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"another process is at work on the sweep in {folder}") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass

@@ -18,20 +18,6 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def call(capsys: Capture) -> Callable[..., str]:
-    """Run a command line that must succeed; what it printed."""
-
-    def run_and_read(*arguments: str) -> str:
-        capsys.readouterr()
-        code = run(list(arguments))
-        printed = capsys.readouterr()
-        assert code == 0, printed.err
-        return printed.out
-
-    return run_and_read
-
-
-@pytest.fixture
 def refused(capsys: Capture) -> Callable[..., str]:
     """Run a command line that must fail as a user's error does; its one sentence."""
 

@@ -22,25 +22,11 @@ from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError
-from lumenspark.training.loop import make_loss
+from lumenspark.training.loss import make_loss
 from lumenspark.training.progress import Reporter
 from lumenspark.training.run import Run
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def call(capsys: Capture) -> Callable[..., str]:
-    """Run a command line that must succeed; what it printed."""
-
-    def run_and_read(*arguments: object) -> str:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        assert code == 0, printed.err
-        return printed.out
-
-    return run_and_read
 
 
 @pytest.fixture

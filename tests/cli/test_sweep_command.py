@@ -22,26 +22,6 @@ DRAWN = ("--vary", "optim.muon_lr=0.005..0.05", "--trials", "2")
 WEIGHTS = Path("checkpoints", "best", "model.safetensors")
 
 
-@pytest.fixture
-def own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def call(capsys: Capture) -> Callable[..., str]:
-    """Run a command line that must succeed; what it printed."""
-
-    def run_and_read(*arguments: str) -> str:
-        capsys.readouterr()
-        code = run(list(arguments))
-        printed = capsys.readouterr()
-        assert code == 0, printed.err
-        return printed.out
-
-    return run_and_read
-
-
 def command(text: Path, *arguments: str) -> list[str]:
     """A sweep of 30 steps for each training, saved every 6."""
     steps = overrides(train__steps=30, train__save_every=6, train__validate_every=10)

@@ -18,17 +18,11 @@ from lumenspark.errors import UserError
 from lumenspark.files import write_file
 from lumenspark.inspect import head_scores
 from lumenspark.inspect.recording import Recorder, recorded_series
-from lumenspark.training.loop import make_loss
+from lumenspark.training.loss import make_loss
 from lumenspark.training.recipe import Recipe, load_recipe, with_overrides
 from lumenspark.training.run import Run
 
 RECORDED = {"inspect.every": 5}
-
-
-@pytest.fixture
-def own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
 
 
 def recipe(text_folder: Path, name: str = "lumiere-tiny", **more: Any) -> Recipe:

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
-from lumenspark.training.distill import distillation_loss, sample_predictions, systematic_samples
+from lumenspark.training.distill import sample_predictions, systematic_samples
+from lumenspark.training.loss import distillation_loss
 
 VOCABULARY, CONTEXT = 40, 16
 

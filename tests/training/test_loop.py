@@ -35,12 +35,6 @@ class Collected(Reporter):
         self.sentences.append(sentence)
 
 
-@pytest.fixture
-def own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
-
-
 def small(text_folder: Path, **more: Any) -> Recipe:
     changes = {name.replace("__", "."): value for name, value in more.items()}
     return with_overrides(load_recipe("lumiere-tiny"), SMALL | {"data": str(text_folder)} | changes)

@@ -75,17 +75,3 @@ def systematic_samples(probabilities: Tensor, samples: int, generator: torch.Gen
     # Rounding leaves a row's sum a little beside 1.
     places = torch.searchsorted(cumulative, quantiles * cumulative[:, -1:])
     return places.clamp_(max=cumulative.shape[-1] - 1).cpu()
-
-
-def distillation_loss(logits: Tensor, targets: Tensor, samples: Tensor, weight: float) -> Tensor:
-    """Mean cross-entropy in nats: (1 - weight) with the text's, weight with the teachers' tokens.
-
-    Args:
-        logits: (N, V), float32.
-        targets: (N,) the text's next tokens.
-        samples: (N, S) the teachers' samples.
-        weight: of the teachers, from 0 to 1.
-    """
-    chosen = logits.gather(-1, torch.cat([targets[:, None], samples], dim=-1))
-    likely = (1 - weight) * chosen[:, 0] + weight * chosen[:, 1:].mean(-1)
-    return (logits.logsumexp(-1) - likely).mean()

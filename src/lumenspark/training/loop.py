@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
@@ -30,7 +29,7 @@ from lumenspark.scoring import card_loss
 
 from . import checkpoint as checkpoints
 from .checkpoint import TrainerState
-from .distill import distillation_loss
+from .loss import Loss, autocast, make_loss
 from .optim import (
     build_optimizers,
     load_optimizer_tensors,
@@ -75,12 +74,6 @@ class State:
     loss_count: int = 0
     seconds: float = 0.0
     metrics_size: int = 0  # bytes of metrics.jsonl that belong to this state
-
-
-class Loss(Protocol):
-    """Windows (B, T + 1) and perhaps teachers' samples (B, T, S) to a mean loss in nats."""
-
-    def __call__(self, windows: Tensor, answers: Tensor | None = None, /) -> Tensor: ...
 
 
 class Recorder(Protocol):
@@ -487,29 +480,6 @@ class Trainer:
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
-
-
-def make_loss(model: Any, device: str, bf16: bool, teachers_weight: float = 0.0) -> Loss:
-    """The function that is differentiated: windows (B, T + 1) of ids to their mean loss in nats.
-
-    Its second argument are the teachers' samples (B, T, S), or None where there are no teachers.
-    """
-
-    def loss(windows: Tensor, answers: Tensor | None = None) -> Tensor:
-        with autocast(device, bf16):
-            logits = model(input_ids=windows[:, :-1], use_cache=False).logits
-        # The softmax over the vocabulary is taken in float32.
-        logits, targets = logits.flatten(0, 1).float(), windows[:, 1:].flatten()
-        if answers is None:
-            return functional.cross_entropy(logits, targets)
-        return distillation_loss(logits, targets, answers.flatten(0, 1), teachers_weight)
-
-    return loss
-
-
-def autocast(device: str, bf16: bool) -> torch.autocast:
-    """Products in bfloat16, where ``bf16``; sums, norms and weights stay in float32."""
-    return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
 
 def average_decay(step: int, largest: float) -> float:

@@ -4,16 +4,14 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lumenspark.errors import UserError
-from lumenspark.files import write_file
+from lumenspark.files import locked, write_file
 
 from .recipe import Recipe, dump_recipe, load_recipe
 
@@ -64,18 +62,9 @@ class Run:
                 if line.endswith("\n"):
                     yield json.loads(line)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Inside, no other process trains this run. Raises UserError where one does."""
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(f"run {self.id} is being trained by another process") from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.path, f"run {self.id} is being trained by another process")
 
     def has_checkpoints(self) -> bool:
         """Whether a training has begun here: it saves before its first step."""

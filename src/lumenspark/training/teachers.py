@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .distill import sample_predictions
-from .loop import Stopped, Trainer, autocast
+from .loop import Stopped, Trainer
+from .loss import autocast
 from .recipe import Recipe, with_overrides
 from .run import Run
 
