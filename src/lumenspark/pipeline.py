@@ -48,7 +48,7 @@ from lumenspark.training.recipe import (
     with_overrides,
 )
 from lumenspark.training.run import Run, get_run, new_run
-from lumenspark.training.sizes import scaled
+from lumenspark.training.sizes import check_starts_afresh, scaled
 from lumenspark.training.teachers import train_teachers
 from lumenspark.training.text import (
     open_recipe_corpus,
@@ -97,9 +97,12 @@ def train(
     started = time.monotonic() if started is None else started
     reporter = reporter or Reporter()
     loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
-    if size is not None:
-        loaded = scaled(loaded, size)
-    setup = set_up(with_overrides(loaded, overrides), reporter)
+    if size is None:
+        wanted = with_overrides(loaded, overrides)
+    else:
+        wanted = with_overrides(scaled(loaded, size), overrides)
+        check_starts_afresh(wanted)
+    setup = set_up(wanted, reporter)
     trainer = make_trainer(setup, reporter)
     fit_budget(trainer, started)
     run = new_run(trainer.recipe)

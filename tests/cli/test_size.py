@@ -9,6 +9,8 @@ from command_line import overrides
 
 from lumenspark.cli import run
 from lumenspark.cli.parsing import parse_recipe
+from lumenspark.errors import UserError
+from lumenspark.pipeline import train
 from lumenspark.training.recipe import load_recipe
 from lumenspark.training.run import list_runs
 from lumenspark.training.sizes import scaled
@@ -58,6 +60,7 @@ def test_help_names_it(verb: str, capsys: Capture) -> None:
         (["--size"], "such as 3m, not ''"),
         (["lumenspark-1m", "--size", "3m"], "lumenspark-1m is of the family lumenspark"),
         (["lumiere-tiny", "--size=3m"], "lumiere-tiny has another"),
+        (["--size", "3m", "--init-from", "a-model"], "leave out one of the two"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "prepare"])
@@ -68,6 +71,11 @@ def test_what_is_wrong_is_one_sentence(
     printed = capsys.readouterr().err
     assert words in printed
     assert printed.count("\n") == 1
+
+
+def test_from_python_too_weights_cannot_be_scaled() -> None:
+    with pytest.raises(UserError, match="leave out one of the two"):
+        train(size="3m", init_from="a-model")
 
 
 def test_a_small_size_trains_from_beginning_to_end(

@@ -7,7 +7,6 @@ from torch.nn import functional
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 from lumenspark.training.distill import sample_predictions, systematic_samples
-from lumenspark.training.loss import distillation_loss
 
 VOCABULARY, CONTEXT = 40, 16
 
@@ -68,20 +67,6 @@ def test_answers_follow_the_model_given_what_stands_before(length: int) -> None:
             expected = model(input_ids=before[None]).logits[0, -1].softmax(-1)
         share = functional.one_hot(answers[place], VOCABULARY).float().mean(0)
         torch.testing.assert_close(share, expected, atol=1.01 / 512, rtol=0)
-
-
-def test_the_loss_and_its_gradient_are_those_of_the_plain_definition() -> None:
-    torch.manual_seed(3)
-    logits = torch.randn(30, VOCABULARY, dtype=torch.float64, requires_grad=True)
-    targets, samples = torch.randint(VOCABULARY, (30,)), torch.randint(VOCABULARY, (30, 5))
-    plain = 0.25 * functional.cross_entropy(logits, targets)
-    for column in samples.T:
-        plain = plain + 0.75 / 5 * functional.cross_entropy(logits, column)
-    loss = distillation_loss(logits, targets, samples, 0.75)
-    torch.testing.assert_close(loss, plain)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, logits)[0], torch.autograd.grad(plain, logits)[0]
-    )
 
 
 def test_positions_are_where_the_windows_come_from() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from lumenspark.training.recipe import Recipe, load_recipe, recipe_from, recipe_names
-from lumenspark.training.sizes import scaled
+from lumenspark.training.sizes import check_starts_afresh, scaled
 
 T = TypeVar("T")
 
@@ -56,7 +56,10 @@ def parse_recipe(verb: str, about: str, arguments: list[str]) -> Recipe:
     content = asdict(parse(gather, f"{verb} [RECIPE]", arguments, about))
     if _given("train.steps", arguments) and not _given("budget", arguments):
         content["budget"] = None  # who names the steps does not want the preset's time
-    return recipe_from(content, source="command line")
+    recipe = recipe_from(content, source="command line")
+    if size is not None:
+        check_starts_afresh(recipe)
+    return recipe
 
 
 def _take_size(arguments: list[str]) -> tuple[str | None, list[str]]:

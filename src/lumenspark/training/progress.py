@@ -24,7 +24,8 @@ class Reporter:
         self.console.print(sentence, markup=False, soft_wrap=True)
 
     def start(self, step: int, steps: int) -> None:
-        """From here on a bar is shown, where the output is a terminal."""
+        """A training begins: from here on a bar is shown, where the output is a terminal."""
+        self._last_line = 0.0
         if not self.console.is_terminal:
             return
         columns = (

@@ -73,6 +73,15 @@ def scaled(recipe: Recipe, size: str) -> Recipe:
     )
 
 
+def check_starts_afresh(recipe: Recipe) -> None:
+    """Of a recipe that was scaled. Raises UserError where it names weights to go on from."""
+    if recipe.init_from:
+        raise UserError(
+            "a size makes a model of a new shape, and the weights that init_from names have theirs "
+            "already: leave out one of the two"
+        )
+
+
 def parse_size(size: str) -> float:
     """Parameters in ``3m``, ``1.5m`` or ``500k``. Raises UserError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([km])", size.strip().lower())
