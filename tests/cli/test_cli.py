@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -46,6 +49,23 @@ def test_every_verb_has_help(verb: str, capsys: Capture) -> None:
         run([verb, "--help"])
     assert caught.value.code == 0
     assert f"usage: lumenspark {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["runs", "--help"]])
+@pytest.mark.parametrize("buffered", ["", "1"])  # PYTHONUNBUFFERED
+def test_a_reader_that_has_gone_is_no_error(arguments: list[str], buffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "lumenspark", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": buffered},
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_verb(refused: Callable[..., str]) -> None:

@@ -44,18 +44,11 @@ def run(arguments: list[str], debug: bool = False) -> int:
     """The exit code of a command line (without the program's name)."""
     from lumenspark.errors import UserError
 
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        width = max(map(len, VERBS))
-        verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
-        print(HELP.format(verbs=verbs))
-        return 0
-    if arguments[0] == "--version":
-        from lumenspark import __version__
-
-        print(f"lumenspark {__version__}")
-        return 0
     try:
-        return _run_verb(*arguments)
+        try:
+            return _answer(arguments)
+        finally:
+            sys.stdout.flush()  # here, so that a pipe without a reader is noticed here
     except UserError as error:
         if debug:
             raise
@@ -71,6 +64,20 @@ def run(arguments: list[str], debug: bool = False) -> int:
             raise
         print(f"lumenspark: {error}", file=sys.stderr)
         return 2
+
+
+def _answer(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        width = max(map(len, VERBS))
+        verbs = "\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items())
+        print(HELP.format(verbs=verbs))
+        return 0
+    if arguments[0] == "--version":
+        from lumenspark import __version__
+
+        print(f"lumenspark {__version__}")
+        return 0
+    return _run_verb(*arguments)
 
 
 def _run_verb(verb: str, *arguments: str) -> int:
