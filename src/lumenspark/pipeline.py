@@ -49,7 +49,7 @@ from lumenspark.training.recipe import (
 )
 from lumenspark.training.run import Run, get_run, new_run
 from lumenspark.training.sizes import check_starts_afresh, scaled
-from lumenspark.training.teachers import train_teachers
+from lumenspark.training.teachers import seconds_to_ask, train_teachers
 from lumenspark.training.text import (
     open_recipe_corpus,
     prepare_recipe_tokens,
@@ -259,8 +259,8 @@ def lens_text(setup: Setup) -> torch.Tensor:
 def fit_budget(trainer: Trainer, started: float) -> None:
     """Set the number of steps that fit into the recipe's budget, counted from ``started``.
 
-    Where teachers are still to be trained they get their share of it. Raises UserError where the
-    set-up has used it up.
+    Where teachers are still to be trained they get their share of it, after what asking them will
+    take. Raises UserError where nothing is left for training.
     """
     recipe = trainer.recipe
     if recipe.budget is None:
@@ -268,16 +268,18 @@ def fit_budget(trainer: Trainer, started: float) -> None:
     step = trainer.seconds_per_step()
     whole_step = step + trainer.seconds_per_validation() / recipe.train.validate_every
     whole_step += trainer.seconds_per_record() / max(1, recipe.inspect.every)
-    used = time.monotonic() - started
-    left = parse_duration(recipe.budget) - used
+    distill, used = recipe.distill, time.monotonic() - started
+    untaught = distill.teachers > 0 and trainer.answers is None
+    asking = distill.teachers * seconds_to_ask(trainer) if untaught else 0.0
+    left = parse_duration(recipe.budget) - used - asking
     steps = int(left * BUDGET_MARGIN / whole_step)
-    if steps < 1:
+    if steps < 1 and trainer.answers is None:  # who has waited for teachers gets a model
+        asked = f", asking the teachers takes {asking:.0f} s" if untaught else ""
         raise UserError(
-            f"a budget of {recipe.budget} is over before the first step: set-up took {used:.0f} s "
-            f"and a step takes {step:.2f} s"
+            f"a budget of {recipe.budget} is over before the first step: set-up took {used:.0f} s"
+            f"{asked} and a step takes {step:.2f} s"
         )
-    distill = recipe.distill
-    if distill.teachers and trainer.answers is None:
+    if untaught:
         distill.steps = max(1, int(steps * distill.share / distill.teachers))
         steps -= distill.teachers * distill.steps
     recipe.train.steps = max(1, steps)

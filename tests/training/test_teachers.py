@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from test_resume import assert_same_end, only_run, resume, start, stop_at
 
+from lumenspark.errors import UserError
 from lumenspark.pipeline import fit_budget, make_trainer, set_up
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import load_recipe, with_overrides
 from lumenspark.training.run import Run
-from lumenspark.training.teachers import teacher_recipe
+from lumenspark.training.teachers import seconds_to_ask, teacher_recipe
 
 TAUGHT = {"distill__teachers": 2, "distill__steps": 20, "distill__samples": 4}
 """Step 35 is the student's, because teachers end at 20."""
@@ -89,3 +90,31 @@ def test_a_budget_is_for_teachers_too(text_folder: Path) -> None:
     fit_budget(trainer, time.monotonic())
     assert 2 * trainer.recipe.distill.steps == teachers
     assert trainer.recipe.train.steps > own  # all that is left is the student's
+
+
+def test_asking_the_teachers_counts_before_they_are_trained(
+    text_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
+    trainer = make_trainer(
+        set_up(with_overrides(load_recipe("lumiere-tiny"), changes), Reporter()), Reporter()
+    )
+    seconds = seconds_to_ask(trainer)
+    assert seconds > 0
+
+    monkeypatch.setattr("lumenspark.pipeline.seconds_to_ask", lambda trainer: 100.0)
+    fit_budget(trainer, time.monotonic())
+    recipe = trainer.recipe
+    steps = 2 * recipe.distill.steps + recipe.train.steps
+    monkeypatch.setattr("lumenspark.pipeline.seconds_to_ask", lambda trainer: 0.0)
+    fit_budget(trainer, time.monotonic())
+    without = 2 * recipe.distill.steps + recipe.train.steps
+    assert steps < without / 2  # a third of the time is left; steps are not timed exactly
+
+    monkeypatch.setattr("lumenspark.pipeline.seconds_to_ask", lambda trainer: 151.0)
+    with pytest.raises(UserError, match="asking the teachers takes 302 s"):
+        fit_budget(trainer, time.monotonic())
+
+    trainer.answers = np.zeros((len(trainer.windows.ids), 4), np.uint16)  # they have answered
+    fit_budget(trainer, time.monotonic() - 400)
+    assert recipe.train.steps == 1  # late, but who has waited gets a model

@@ -1,5 +1,6 @@
 """The teachers of a run: trained first, each in a run of its own below it, and then asked."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,8 @@ from .loop import Stopped, Trainer
 from .loss import autocast
 from .recipe import Recipe, with_overrides
 from .run import Run
+
+TIMED_TOKENS = 16_384
 
 
 def train_teachers(
@@ -31,8 +34,18 @@ def train_teachers(
             _train(trainer, Run(run.path / "teachers" / str(number)))
         except Stopped as stopped:
             raise Stopped(run.id, stopped.signal) from stopped
-        answers.append(_ask(trainer, recipe.distill.samples))
+        answers.append(_ask(trainer, trainer.windows.ids))
     return np.concatenate(answers, axis=1)
+
+
+def seconds_to_ask(trainer: Trainer) -> float:
+    """What asking one teacher about the whole train split will take, from asking about a part."""
+    ids = trainer.windows.ids
+    part = ids[:TIMED_TOKENS]
+    _ask(trainer, part[: TIMED_TOKENS // 4])  # warms up
+    began = time.perf_counter()
+    _ask(trainer, part)
+    return (time.perf_counter() - began) * len(ids) / len(part)
 
 
 def teacher_recipe(recipe: Recipe, number: int) -> Recipe:
@@ -61,10 +74,10 @@ def _train(trainer: Trainer, run: Run) -> None:
         raise Stopped(run.id, trainer.stop_signal)
 
 
-def _ask(trainer: Trainer, samples: int) -> npt.NDArray[np.integer]:
-    """The answers of a teacher that has just been trained, (n, samples)."""
+def _ask(trainer: Trainer, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """What the trainer's model answers about ``ids`` (n,): (n, samples)."""
     recipe = trainer.recipe
     with trainer.averaged(), autocast(recipe.device, recipe.train.precision == "bf16"):
         return sample_predictions(
-            trainer.model, trainer.windows.ids, trainer.context, samples, recipe.seed
+            trainer.model, ids, trainer.context, recipe.distill.samples, recipe.seed
         )
