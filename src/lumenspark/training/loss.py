@@ -19,29 +19,40 @@ def make_loss(model: Any, device: str, bf16: bool, teachers_weight: float = 0.0)
 
     Its second argument are the teachers' samples (B, T, S), or None where there are no teachers.
     """
-
     # Foreign models may do more to their hidden states than one product of matrices.
     one_product = isinstance(model, LanguageModelMixin) and model.lm_head.bias is None
 
     def loss(windows: Tensor, answers: Tensor | None = None) -> Tensor:
-        inputs, tokens, shares = windows[:, :-1], windows[:, 1:].reshape(-1, 1), [1.0]
-        if answers is not None:
-            samples = answers.shape[-1]
-            tokens = torch.cat([tokens, answers.flatten(0, 1)], dim=-1)
-            shares = [1 - teachers_weight] + samples * [teachers_weight / samples]
-        wanted = torch.tensor(shares, device=windows.device)
+        inputs = windows[:, :-1]
+        tokens, shares = tokens_and_shares(windows[:, 1:], answers, teachers_weight)
         if not one_product:
             with autocast(device, bf16):
                 logits = model(input_ids=inputs, use_cache=False).logits
-            return cross_entropy(logits.flatten(0, 1).float(), tokens, wanted)
+            return cross_entropy(logits.flatten(0, 1).float(), tokens, shares)
         with autocast(device, bf16):
             hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state.flatten(0, 1)
         weight = model.lm_head.weight
         if bf16:
             hidden, weight = hidden.bfloat16(), weight.bfloat16()
-        return OutputCrossEntropy.apply(hidden, weight, tokens, wanted)
+        return OutputCrossEntropy.apply(hidden, weight, tokens, shares)
 
     return loss
+
+
+def tokens_and_shares(
+    targets: Tensor, answers: Tensor | None, teachers_weight: float
+) -> tuple[Tensor, Tensor]:
+    """What is to be expected at each place, (B * T, K), and how much of the loss each of them is.
+
+    The text's next token, from targets (B, T), and the teachers' samples, from answers (B, T, S),
+    which share ``teachers_weight``. The shares (K,) are float32, and add up to 1.
+    """
+    tokens, shares = targets.reshape(-1, 1), [1.0]
+    if answers is not None:
+        samples = answers.shape[-1]
+        tokens = torch.cat([tokens, answers.flatten(0, 1)], dim=-1)
+        shares = [1 - teachers_weight] + samples * [teachers_weight / samples]
+    return tokens, torch.tensor(shares, device=targets.device)
 
 
 def autocast(device: str, bf16: bool) -> torch.autocast:

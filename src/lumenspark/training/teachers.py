@@ -12,7 +12,7 @@ from .loss import autocast
 from .recipe import Recipe, with_overrides
 from .run import Run
 
-TIMED_TOKENS = 16_384
+TIMED_TOKENS = 16_384  # a second of asking, or less
 
 
 def train_teachers(
