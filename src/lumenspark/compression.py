@@ -14,10 +14,9 @@ import torch
 from safetensors import SafetensorError
 
 from lumenspark.data.corpora import Corpus
-from lumenspark.data.hub import first_line
 from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, first_line
 from lumenspark.evaluation.perplexity import LONGEST_DEFAULT_CONTEXT, context_limit, evaluate
 from lumenspark.evaluation.records import Evaluation
 from lumenspark.files import new_folder

@@ -1,24 +1,57 @@
-"""Writing files so that a crash never leaves half of one, and holding a folder against others."""
+"""Writing files so that a crash never leaves half of one, and holding folders against others.
 
+What is being written has a temporary name, and its process holds a lock on it. The system releases
+that lock when the process ends, however it ends, so a temporary file without one is a leftover.
+"""
+
+import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from lumenspark.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be deleted anyway
+    fcntl = None  # type: ignore[assignment]
+
+WAIT_FOR_LOCK = 60.0  # seconds; what is done under such a lock takes milliseconds
+# .evaluation.json.k3x9_2ab, .saving-k3x9_2ab: what tempfile adds has eight characters.
+_TEMPORARY = re.compile(r"\..*[.-][a-z0-9_]{8}")
+
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
     """Inside, no other process holds ``folder``. Raises UserError(``busy``) where one does."""
+    with _file_lock(folder / ".lock", 0.0, busy):
+        yield
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Inside, ``path`` may be read, changed and written: other processes wait with theirs.
+
+    Raises UserError where another process has not finished within a minute.
+    """
+    busy = f"{path} is being changed by another process: try again when it has finished"
+    with _file_lock(path.parent / f".{path.name}.lock", WAIT_FOR_LOCK, busy):
+        yield
+
+
+@contextmanager
+def _file_lock(path: Path, wait: float, busy: str) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout as error:
         raise UserError(busy) from error
     try:
@@ -31,10 +64,19 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Write ``content`` to a temporary name in the same folder, flush it to disk, rename it.
 
     Whatever happens, ``path`` holds either its old content or all of the new one. Raises OSError
-    (disk full, folder not writable) with the old file untouched.
+    (disk full, folder not writable), which names ``path``, with the old file untouched.
     """
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        _replace(path, data)
+    except OSError as error:  # that of a full disk names no file, others the temporary one
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with _alone_in(path.parent):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _hold(descriptor)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -50,7 +92,104 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON, written by :func:`write_file`."""
-    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # the name of a folder need not be UTF-8
+        data = (json.dumps(value, indent=2) + "\n").encode()
+    write_file(path, data)
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in ``parent``, for the length of the block. It may be renamed inside it.
+
+    ``prefix`` is such as ``.saving-``. A process that is killed leaves the folder behind, for
+    :func:`remove_leftovers` to find.
+    """
+    with _alone_in(parent):
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+        if descriptor is not None:
+            _hold(descriptor)
+    try:
+        yield folder
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Delete the temporary files and folders in ``parent`` whose process is no more.
+
+    Only for folders that are this package's own: whatever is named like a temporary file counts.
+    """
+    if not parent.is_dir():
+        return
+    with suppress(OSError), _alone_in(parent):
+        for path in parent.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and not _is_held(path):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Inside, no other process makes a temporary file in ``folder`` or looks for leftovers.
+
+    Without it a file could be taken for a leftover between its making and its lock.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _hold(descriptor: int) -> None:
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the process that makes ``path`` is alive, or cannot be known not to be."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 (hex) over every .safetensors file of a model folder, by name: what was scored."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        whole.update(f"{file_digest(path)} {path.name}\n".encode())
+    return whole.hexdigest()
 
 
 def flush_folder(folder: Path) -> None:
@@ -76,14 +215,13 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out} is there already: name a folder that is new or empty")
     is_there = out.exists()
     place = out if is_there else out.parent
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=place, prefix=f".{out.name}-")
-    except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}") from error
-    with temporary:
-        folder = Path(temporary.name, out.name)
-        folder.mkdir()
+    with ExitStack() as stack:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(temporary_folder(place, f".{out.name}-")) / out.name
+            folder.mkdir()
+        except OSError as error:
+            raise UserError(f"{out} cannot be made: {error.strerror}") from error
         yield folder
         try:
             for path in folder.rglob("*"):

@@ -7,8 +7,8 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
-from lumenspark.data.hub import first_line, reach
-from lumenspark.errors import UserError
+from lumenspark.data.hub import reach
+from lumenspark.errors import UserError, first_line
 from lumenspark.training.run import model_source, runs_folder
 
 

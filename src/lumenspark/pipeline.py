@@ -10,10 +10,9 @@ import torch
 
 from lumenspark.data.cache import cache_folder
 from lumenspark.data.corpora import Corpus
-from lumenspark.data.hub import first_line
 from lumenspark.data.tokenizer import load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, first_line
 from lumenspark.evaluation.card import write_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import describe, store

@@ -37,33 +37,74 @@ A model is named by a folder, a run's id or the beginning of one, latest, or an 
 def main() -> None:
     """Run the verb that the command line names. Exit code 2 for an error of the user's."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    _print_what_can_be_printed()
     sys.exit(run(arguments, debug=len(arguments) < len(sys.argv) - 1))
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
-    """The exit code of a command line (without the program's name)."""
-    from lumenspark.errors import UserError
+    """The exit code of a command line (without the program's name).
+
+    0: done; 2: an error of the user's; 1: a fault of this package; 130: Ctrl-C. ``debug`` lets
+    every error through, with its traceback.
+    """
+    from lumenspark.errors import UserError, first_line
 
     try:
         try:
             return _answer(arguments)
         finally:
             sys.stdout.flush()  # here, so that a pipe without a reader is noticed here
-    except UserError as error:
-        if debug:
-            raise
-        print(f"lumenspark: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone, as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk, a file that may not be read or written
+    except Exception as error:
         if debug:
             raise
-        print(f"lumenspark: {error}", file=sys.stderr)
-        return 2
+        if isinstance(error, UserError):
+            print(f"lumenspark: {error}", file=sys.stderr)
+            return 2
+        if isinstance(error, OSError):
+            print(f"lumenspark: {_about_the_system(error)}", file=sys.stderr)
+            return 2
+        print(
+            f"lumenspark: a fault of lumenspark (--debug shows where): "
+            f"{type(error).__name__}: {first_line(error)}",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _about_the_system(error: OSError) -> str:
+    """A full disk, a file that may not be read or written: which, why, and what to do."""
+    import errno
+
+    from lumenspark.errors import first_line
+
+    if not error.filename or not error.strerror:
+        return first_line(error)
+    advice = {
+        errno.ENOSPC: "make room on that disk",
+        errno.EDQUOT: "make room in your quota on that disk",
+        errno.EROFS: "that disk can only be read, so name another place",
+        errno.EACCES: "change its permissions, or name another place",
+    }.get(error.errno or 0, "check the path")
+    return f"{error.filename}: {error.strerror}; {advice}, and run the command again"
+
+
+def _print_what_can_be_printed() -> None:
+    """Characters that the terminal's encoding lacks are replaced, not an error.
+
+    A program that was started with closed outputs has None in their place, which cannot be written
+    to.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
 
 
 def _answer(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, first_line
 
 from .parsing import parse
 
@@ -69,7 +69,6 @@ def _load(name: str) -> "LumensparkForCausalLM":
     from safetensors import SafetensorError
     from transformers import PreTrainedConfig
 
-    from lumenspark.data.hub import first_line
     from lumenspark.loading import check_source
     from lumenspark.models import LumensparkForCausalLM
     from lumenspark.models.old_checkpoints import OLD_KEYS, is_old_config

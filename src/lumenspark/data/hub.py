@@ -18,7 +18,7 @@ from lumenspark.data.documents import (
     row_text,
 )
 from lumenspark.data.wikitext import articles, lines_from_rows
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, first_line
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_2 = "wikitext-2-raw-v1"
@@ -220,11 +220,6 @@ def reach(
         ) from None
     except (HTTPError, OSError):
         raise UserError(_offline(kind, hub_id, config)) from None
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; the kind of error where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _offline(kind: str, hub_id: str, config: str | None) -> str:

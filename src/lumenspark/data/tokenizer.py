@@ -16,8 +16,8 @@ from tokenizers import (
     trainers,
 )
 
-from lumenspark.data.hub import first_line, reach
-from lumenspark.errors import UserError
+from lumenspark.data.hub import reach
+from lumenspark.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

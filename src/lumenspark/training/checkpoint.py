@@ -5,7 +5,6 @@ A checkpoint is made under a temporary name, flushed, given its completion marke
 ``step-000500`` when the next one is there, so a good one exists at every moment.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.files import flush_folder, write_json
+from lumenspark.files import file_digest, flush_folder, write_json
 
 MARKER = "complete.json"
 TRAINER_TENSORS = "trainer.safetensors"
@@ -114,7 +113,7 @@ def find_damage(path: Path) -> str | None:
     for name, digest in digests.items():
         if not (path / name).is_file():
             return f"{path / name} is missing"
-        if _digest(path / name) != digest:
+        if file_digest(path / name) != digest:
             return f"{path / name} was truncated or altered"
     return None
 
@@ -153,7 +152,7 @@ def _seal(staged: Path, step: int) -> None:
     for path in sorted(staged.iterdir()):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-        digests[path.name] = _digest(path)
+        digests[path.name] = file_digest(path)
     write_json(staged / MARKER, {"step": step, "files": digests})
 
 
@@ -170,8 +169,3 @@ def _put_in_place(staged: Path, final: Path) -> None:
     flush_folder(final.parent)
     if replaced.name.startswith(".replaced-") and replaced.exists():
         shutil.rmtree(replaced)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
