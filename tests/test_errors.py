@@ -58,3 +58,8 @@ def test_both_ends_of_a_long_quote_are_shown() -> None:
     assert text.startswith("'begin")
     assert text.endswith("end'")
     assert json.dumps(text)
+
+
+def test_names_cannot_act_on_a_terminal() -> None:
+    name = "a\nb\x1b[31m\u202e\ud800é"
+    assert str(UserError(f"no {name}")) == r"no a\nb\x1b[31m\u202e\ud800é"

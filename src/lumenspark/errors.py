@@ -16,8 +16,12 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = LONGEST_QUOTE
 class UserError(Exception):
     """What a user did cannot work. The message is one sentence: what was wrong and what to do.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Names from outside may
+    hold line breaks and control characters, so these are escaped.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @contextmanager
@@ -49,6 +53,13 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, shortened; the kind of error where it has none."""
     text = str(error).strip() or type(error).__name__
     return shortened(text.splitlines()[0], LONGEST_REASON)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with what a terminal would act on (and lone surrogates) escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shortened(text: str, length: int) -> str:

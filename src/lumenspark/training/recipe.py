@@ -1,20 +1,34 @@
 """Recipes: what to train, on what, and how. YAML on disk, typed dataclasses in the program."""
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
-from lumenspark.errors import UserError
+from lumenspark.errors import (
+    LONGEST_QUOTE,
+    LONGEST_REASON,
+    UserError,
+    quoted,
+    reading,
+    shortened,
+)
 
-Positive = Annotated[int, Gt(0)]
-Count = Annotated[int, Ge(0)]
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+LARGEST_FILE = 2**20  # bytes of a recipe; ours have two thousand
+LONGEST_DURATION = 1e9  # seconds: thirty years
+
+Positive = Annotated[int, Gt(0), Lt(2**63)]
+Count = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
 
@@ -42,7 +56,7 @@ class TokenizerOptions:
 
     name: str | None = None
     """An existing tokenizer (a folder or a hub id); without one, it is learned from train."""
-    vocab_size: Annotated[int, Ge(259)] = 4096
+    vocab_size: Annotated[int, Ge(259), Le(2**24)] = 4096
     """Entries of the learned byte-level BPE, the three special tokens included."""
 
 
@@ -60,7 +74,7 @@ class LumiereOptions:
     """Attention heads in each block."""
     intermediate_size: Positive = 256
     """Feed-forward width before gating; the gated layer is 2/3 as wide."""
-    max_position_embeddings: Annotated[int, Ge(9)] = 64
+    max_position_embeddings: Annotated[int, Ge(9), Lt(2**63)] = 64
     """Context length in tokens."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """On embeddings, attention weights and both sublayers' outputs, in training."""
@@ -91,7 +105,7 @@ class LumensparkOptions:
     """A token sees the block of so many tokens that it lies in, and the one before, exactly."""
     projection: Literal["content", "position"] = "content"
     """What decides to which slots a token is written: its key or its position."""
-    seq_length: Annotated[int, Ge(9)] = 768
+    seq_length: Annotated[int, Ge(9), Lt(2**63)] = 768
     """Context length in tokens."""
     layer_scale: Annotated[float, Gt(0)] = 0.1
     """First value of the learned factors on both sublayers' outputs."""
@@ -243,27 +257,44 @@ def load_recipe(name: str) -> Recipe:
 
     Raises UserError for a name that is neither, and for every key or value that is wrong.
     """
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        if not path.is_file():
-            raise UserError(f"there is no recipe file {name}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name} is not UTF-8 text, at byte {error.start}") from error
-    elif name in recipe_names():
+    if name in recipe_names():
         text = (resources.files("lumenspark") / "recipes" / f"{name}.yaml").read_text("utf-8")
     else:
-        known = recipe_names()
-        raise UserError(
-            f"there is no recipe {name!r}{_nearest(name, known)}: the presets are "
-            f"{', '.join(known)}, and a path to a .yaml file works too"
-        )
+        text = _read(name)
     try:
         content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    except Exception as error:  # its constructors raise what int() and datetime() raise
+        reason = shortened(" ".join(str(error).split()), LONGEST_REASON)
+        raise UserError(f"{name} is not valid YAML: {reason or type(error).__name__}") from error
     return recipe_from(content, source=name)
+
+
+def _read(name: str) -> str:
+    """The text of a recipe file."""
+    path = Path(name)
+    if not _is_file(path):
+        if path.suffix in {".yaml", ".yml"}:
+            raise UserError(f"there is no recipe file {_shown(name)}")
+        known = recipe_names()
+        raise UserError(
+            f"there is no recipe {quoted(name)}{_nearest(name, known)}: the presets are "
+            f"{', '.join(known)}, and a path to a .yaml file works too"
+        )
+    with reading(name, "name a file that can be read"):
+        data = path.read_bytes() if path.stat().st_size <= LARGEST_FILE else None
+    if data is None:
+        raise UserError(f"{name} has more than {LARGEST_FILE:,} bytes, so it is no recipe")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text, at byte {error.start}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def recipe_from(content: Any, source: str) -> Recipe:
@@ -277,21 +308,38 @@ def recipe_from(content: Any, source: str) -> Recipe:
     if isinstance(content.get("model"), Mapping):
         content = {**content, "model": {"family": family().family, **content["model"]}}
     if isinstance(content.get("budget"), int | float):  # 300 is as good as "300"
-        content = {**content, "budget": str(content["budget"])}
+        content = {**content, "budget": quoted(content["budget"])}
     adapter = TypeAdapter(Recipe)
     try:
-        recipe = adapter.validate_python(content)
-    except ValidationError as error:
-        # An error inside a model's options is there once for each family, with its class's name.
-        others = {options.__name__ for options in FAMILIES.values()} - {family.__name__}
-        first = next(e for e in error.errors() if others.isdisjoint(e["loc"]))
-        key = ".".join(str(part) for part in first["loc"] if part != family.__name__)
-        raise UserError(
-            f"{source}: {key} = {first['input']!r} is wrong: {_lower_first(first['msg'])}"
-        ) from error
+        with reading(source, "write single values, and lists of them, at its keys"):
+            recipe = adapter.validate_python(content)
+    except UserError as error:
+        if isinstance(error.__cause__, ValidationError):
+            raise _wrong_value(error.__cause__, family, source) from error
+        raise
+    _check_finite(asdict(recipe), source, prefix="")
     if recipe.budget is not None:
         parse_duration(recipe.budget, source)
     return recipe
+
+
+def _wrong_value(error: "ValidationError", family: type[ModelOptions], source: str) -> UserError:
+    # An error inside a model's options is there once for each family, with its class's name.
+    others = {options.__name__ for options in FAMILIES.values()} - {family.__name__}
+    errors = error.errors(include_url=False, include_context=False)
+    first = next((e for e in errors if others.isdisjoint(e["loc"])), errors[0])
+    key = ".".join(str(part) for part in first["loc"] if part != family.__name__)
+    message = _lower_first(shortened(first["msg"], LONGEST_REASON))
+    return UserError(f"{source}: {key} = {quoted(first['input'])} is wrong: {message}")
+
+
+def _check_finite(content: Mapping[str, Any], source: str, prefix: str) -> None:
+    """Infinity passes a bound such as "above 0", and no option means anything by it."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            _check_finite(value, source, f"{prefix}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{source}: {prefix}{key} = {value} is wrong: it must be finite")
 
 
 def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -300,10 +348,12 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     if "budget" not in overrides and _names_steps(overrides):
         content["budget"] = None  # who names the steps does not want a preset's time
     for dotted, value in overrides.items():
-        *sections, key = dotted.split(".")
+        *sections, key = str(dotted).split(".")
         place = content
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{recipe.name}: unknown key {_shown(dotted)}")
         if isinstance(value, Mapping) and isinstance(place.get(key), dict):
             place[key].update(value)
         else:
@@ -320,8 +370,8 @@ def parse_duration(text: str, source: str = "budget") -> float:
     """Seconds in ``90s``, ``5m``, ``1.5h`` or ``300``. Raises UserError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
-    if seconds <= 0:
-        raise UserError(f"{source}: a budget is a time such as 90s, 5m or 1h, not {text!r}")
+    if not 0 < seconds < LONGEST_DURATION:
+        raise UserError(f"{source}: a budget is a time such as 90s, 5m or 1h, not {quoted(text)}")
     return seconds
 
 
@@ -331,9 +381,10 @@ def _family(content: Mapping[str, Any], source: str) -> type[ModelOptions]:
     name = model.get("family", "lumiere") if isinstance(model, Mapping) else "lumiere"
     if not isinstance(name, str) or name not in FAMILIES:
         known = list(FAMILIES)
+        near = _nearest(name, known) if isinstance(name, str) else ""
         raise UserError(
-            f"{source}: model.family = {name!r} is wrong{_nearest(str(name), known)}: the families "
-            f"are {', '.join(known)}"
+            f"{source}: model.family = {quoted(name)} is wrong{near}: the families are "
+            f"{', '.join(known)}"
         )
     return FAMILIES[name]
 
@@ -348,7 +399,8 @@ def _check_keys(
 ) -> None:
     for key, value in content.items():
         if key not in known:
-            raise UserError(f"{source}: unknown key {prefix}{key}{_nearest(str(key), list(known))}")
+            near = _nearest(str(key), list(known)) if isinstance(key, str) else ""
+            raise UserError(f"{source}: unknown key {prefix}{_shown(key)}{near}")
         if isinstance(known[key], dict) and isinstance(value, Mapping):
             _check_keys(value, known[key], source, prefix=f"{prefix}{key}.")
 
@@ -356,6 +408,12 @@ def _check_keys(
 def _nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _shown(key: object) -> str:
+    """A key or a path as it is, where it is short and printable."""
+    plain = isinstance(key, str) and key.isprintable() and 0 < len(key) <= LONGEST_QUOTE
+    return str(key) if plain else quoted(key)
 
 
 def _lower_first(message: str) -> str:
