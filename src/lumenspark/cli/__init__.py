@@ -37,7 +37,6 @@ A model is named by a folder, a run's id or the beginning of one, latest, or an 
 def main() -> None:
     """Run the verb that the command line names. Exit code 2 for an error of the user's."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    _print_what_can_be_printed()
     sys.exit(run(arguments, debug=len(arguments) < len(sys.argv) - 1))
 
 
@@ -49,6 +48,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
     """
     from lumenspark.errors import UserError, first_line
 
+    _print_what_can_be_printed()
     try:
         try:
             return _answer(arguments)
@@ -80,17 +80,18 @@ def _about_the_system(error: OSError) -> str:
     """A full disk, a file that may not be read or written: which, why, and what to do."""
     import errno
 
-    from lumenspark.errors import first_line
+    from lumenspark.errors import first_line, printable
 
     if not error.filename or not error.strerror:
-        return first_line(error)
+        return f"the system refused ({first_line(error)}): look where the output goes"
     advice = {
         errno.ENOSPC: "make room on that disk",
         errno.EDQUOT: "make room in your quota on that disk",
         errno.EROFS: "that disk can only be read, so name another place",
         errno.EACCES: "change its permissions, or name another place",
     }.get(error.errno or 0, "check the path")
-    return f"{error.filename}: {error.strerror}; {advice}, and run the command again"
+    name = printable(os.fsdecode(error.filename))
+    return f"{name}: {error.strerror}; {advice}, and run the command again"
 
 
 def _print_what_can_be_printed() -> None:
@@ -130,5 +131,16 @@ def _run_verb(verb: str, *arguments: str) -> int:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"there is no verb {verb!r}{hint}: lumenspark --help lists them")
+    if not _has_current_folder():
+        raise UserError("the current folder is gone: change to one that exists")
     module = import_module(f"lumenspark.cli.{verb}")
     return int(module.main(list(arguments)) or 0)
+
+
+def _has_current_folder() -> bool:
+    """Without one, torch's libraries end the process while they are loaded."""
+    try:
+        os.getcwd()  # noqa: PTH109 (Path.cwd() is the same call)
+    except OSError:
+        return False
+    return True
