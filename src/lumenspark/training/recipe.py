@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,7 +23,7 @@ from lumenspark.errors import (
 )
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
 LARGEST_FILE = 2**20  # bytes of a recipe; ours have two thousand
 LONGEST_DURATION = 1e9  # seconds: thirty years
@@ -299,7 +300,7 @@ def _is_file(path: Path) -> bool:
 
 def recipe_from(content: Any, source: str) -> Recipe:
     """A recipe from nested dictionaries. ``source`` is what an error message calls them."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: a recipe is a mapping of keys to values")
@@ -309,10 +310,9 @@ def recipe_from(content: Any, source: str) -> Recipe:
         content = {**content, "model": {"family": family().family, **content["model"]}}
     if isinstance(content.get("budget"), int | float):  # 300 is as good as "300"
         content = {**content, "budget": quoted(content["budget"])}
-    adapter = TypeAdapter(Recipe)
     try:
         with reading(source, "write single values, and lists of them, at its keys"):
-            recipe = adapter.validate_python(content)
+            recipe: Recipe = _validator().validate_python(content)
     except UserError as error:
         if isinstance(error.__cause__, ValidationError):
             raise _wrong_value(error.__cause__, family, source) from error
@@ -321,6 +321,13 @@ def recipe_from(content: Any, source: str) -> Recipe:
     if recipe.budget is not None:
         parse_duration(recipe.budget, source)
     return recipe
+
+
+@cache
+def _validator() -> "TypeAdapter[Recipe]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Recipe)
 
 
 def _wrong_value(error: "ValidationError", family: type[ModelOptions], source: str) -> UserError:
