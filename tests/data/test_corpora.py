@@ -95,10 +95,12 @@ def test_splits_are_named_by_files_or_folders(tmp_path: Path, names: tuple[str, 
     assert everything(source) == {split: [split] for split in SPLITS}
 
 
-def test_a_title_with_a_split_in_it_names_no_split(tmp_path: Path) -> None:
-    corpus = open_corpus(write(tmp_path, {"train-journeys.txt": "1", "the-test-of-time.txt": "2"}))
-    found = [piece.text for split in SPLITS for piece in corpus.documents(split)]
-    assert sorted(found) == ["1", "2"]
+def test_a_title_with_a_split_in_it_is_refused_with_what_it_looks_like(tmp_path: Path) -> None:
+    source = write(tmp_path, {"train-journeys.txt": "1", "the-test-of-time.txt": "2", "a.txt": "3"})
+    with pytest.raises(UserError, match=r"2 files look as if .* \(the-test-of-time\.txt, train-jo"):
+        open_corpus(source)
+    named = open_corpus(f"{source}/train-journeys.txt")  # there is no other text to be held out
+    assert [piece.text for split in SPLITS for piece in named.documents(split)] == ["1"]
 
 
 def test_a_missing_split_says_which_names_are_looked_for(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_a_missing_split_says_which_names_are_looked_for(tmp_path: Path) -> None
 def test_a_named_file_comes_back_byte_for_byte(
     tmp_path: Path, articles_text: str, layout: str
 ) -> None:
-    content = "\ufeff" + articles_text * 300 + "é\r\n\u2028\x85 end"
+    content = articles_text * 300 + "é\n\u2028\x85 a\rb \ufeff end\r"
     source = write(tmp_path, {"train.txt": content})
     corpus = open_corpus(source, layout=layout)
     assert len(list(corpus.pieces("train"))) > 1
@@ -295,13 +297,14 @@ def test_a_missing_column_is_named_with_those_present(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.parquet", ["x"], "content")
     assert refused(str(tmp_path)) == (
         f"{tmp_path}/train.parquet has no column 'text' (it has: 'content'): "
-        "name the right text field"
+        "name the right text field (--corpus.text-field for train, prepare and sweep, "
+        "--text-field for evaluate and compress)"
     )
 
 
 def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
     source = write(tmp_path, {"train.parquet": "not parquet at all"})
-    assert f"{tmp_path}/train.parquet is not a parquet file that can be read" in refused(source)
+    assert f"the file {tmp_path}/train.parquet cannot be read (Parquet magic" in refused(source)
 
 
 # --- digests -----------------------------------------------------------------------------------

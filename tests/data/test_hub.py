@@ -90,7 +90,7 @@ def test_a_stream_that_breaks_off_is_no_full_disk(tmp_path: Path) -> None:
     assert corpus.splits() == ("train", "test")
     (tmp_path / "set" / "train-00000-of-00001.parquet").unlink()
     with pytest.raises(
-        UserError, match=r"^org/set, train, cannot be read after row 0 \(.*try again"
+        UserError, match=r"^org/set, train, after row 0, cannot be read \(.*try again"
     ):
         prepare(corpus, vocab_size=300)
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 import tracemalloc
 import unicodedata
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from lumenspark.data.corpora import clean_articles, open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
-from lumenspark.data.tokens import DAY, PreparedTokens, TokenSplit, prepare
+from lumenspark.data.tokens import PreparedTokens, TokenSplit, prepare
 from lumenspark.errors import UserError
 
 LINES = "".join(f"Line {i} says ﬁfty-{i % 9} things ; naïve ones .\n" for i in range(400))
@@ -101,10 +100,17 @@ def test_the_second_time_comes_from_the_cache(folder: Path, own_cache: Path) -> 
     said: list[str] = []
     first = prepared(folder, report=said.append)
     assert said[0].startswith("learning a vocabulary of 300 entries")
-    assert said[-1].endswith("tokens in 1 documents")
+    counts = said[-2:]
+    bytes_read = [len((LINES + "B: <|eot|>\n").encode()), len(LINES[:900].encode())]
+    assert counts == [
+        f"train: 2 files, 2 documents, {bytes_read[0]:,} bytes, {len(first.splits['train'].ids):,} "
+        "tokens",
+        f"test: 1 file, 1 document, {bytes_read[1]:,} bytes, {len(first.splits['test'].ids):,} "
+        "tokens",
+    ]
     said.clear()
     second = prepared(folder, report=said.append)
-    assert said == []
+    assert said == counts
     assert second.folder == first.folder == own_cache / "tokens" / first.digest[:16]
     assert np.array_equal(first.splits["train"].ids, second.splits["train"].ids)
 
@@ -138,16 +144,28 @@ def test_a_failure_leaves_nothing_in_the_cache(folder: Path, own_cache: Path) ->
     assert names(own_cache / "tokens") == []
 
 
-def test_what_killed_processes_left_is_removed_after_a_day(folder: Path, own_cache: Path) -> None:
-    old, fresh = own_cache / "tokens" / ".killed", own_cache / "tokens" / ".running"
-    for leftover in (old, fresh):
-        (leftover / "made").mkdir(parents=True)
-        (leftover / "made" / "train.bin").write_bytes(b"ids")
-    long_ago = time.time() - 2 * DAY
-    for path in (old / "made" / "train.bin", old / "made", old, fresh / "made", fresh):
-        os.utime(path, (long_ago, long_ago))  # the file in fresh is being written
+def test_what_killed_processes_left_goes_at_the_next_start(folder: Path, own_cache: Path) -> None:
+    entries = own_cache / "tokens"
+    entries.mkdir()
+    script = (
+        "import sys; from pathlib import Path; from lumenspark.files import temporary_folder\n"
+        "with temporary_folder(Path(sys.argv[1]), '.preparing-') as made:\n"
+        "    (made / 'train.bin').write_bytes(b'ids'); print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(entries)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    killed, running = (subprocess.Popen(command, **pipes) for _ in range(2))  # type: ignore[call-overload]
+    for process in (killed, running):
+        process.stdout.readline()
+    killed.kill()
+    killed.wait()
     tokens = prepared(folder)
-    assert sorted(names(own_cache / "tokens")) == [".running", tokens.folder.name]
+    assert len(names(entries)) == 2  # the entry, and what the running process makes
+    assert tokens.folder.name in names(entries)
+    running.kill()
+    running.wait()
+    prepared(folder)  # from the cache, and still it tidies
+    assert names(entries) == [tokens.folder.name]
 
 
 def test_processes_may_prepare_the_same_at_once(folder: Path, own_cache: Path) -> None:

@@ -19,6 +19,7 @@ def cache_folder() -> Path:
 def writing_below(folder: Path) -> Iterator[None]:
     """Make ``folder``; a failure to write (disk full, no permission) becomes a UserError.
 
+    It names the file, where the OSError does (:func:`naming`).
     Every OSError inside counts as one: what is read there has to fail in another way, as the
     documents of a corpus do.
     """
@@ -30,3 +31,12 @@ def writing_below(folder: Path) -> Iterator[None]:
             f"the cache folder {folder} cannot be written ({error}): "
             "free some space, or set LUMENSPARK_CACHE to another folder"
         ) from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError inside, such as that of a full disk, the name of the file it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -3,22 +3,26 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from lumenspark.errors import UserError
+from lumenspark.data.split_names import SPLITS
+from lumenspark.errors import UserError, quoted, shortened
 
-SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
+FILE_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
 }
 PIECE = 1 << 16  # characters; encoding takes about 250 bytes of memory for each
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
+
+TEXT_FIELD_FIX = (
+    "name the right text field (--corpus.text-field for train, prepare and sweep, --text-field for "
+    "evaluate and compress)"
+)
+MARK = "\ufeff"  # a byte-order mark says how a file is encoded and is no part of its text
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 # \x1c to \x1f are whitespace to Python, but not to Unicode and the pre-tokenizers
@@ -46,6 +50,7 @@ class Corpus(ABC):
         revision: the hub commit, resolved.
         license: as the source names it, None when it does not.
         language: ISO 639-1 code, None when the source names none or several.
+        left_out: what lies there and is not read, by name: files, or splits of a hub set.
     """
 
     name: str
@@ -54,6 +59,7 @@ class Corpus(ABC):
     revision: str | None = None
     license: str | None = None
     language: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @abstractmethod
     def digest(self) -> str:
@@ -62,6 +68,17 @@ class Corpus(ABC):
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """The splits that the source names; all three where it names none and text is divided."""
+
+    def is_divided(self) -> bool:
+        """Whether the source names no splits, so that its documents are divided by their hash."""
+        return False
+
+    def file_count(self, split: str) -> int | None:
+        """How many files the split is read from; None where the text comes from no files."""
+        return None
+
+    def check_unchanged(self) -> None:  # noqa: B027, most sources cannot change
+        """Raise UserError where the text is known to have changed since :meth:`digest`."""
 
     @abstractmethod
     def documents(self, split: str) -> Iterator[Piece]:
@@ -92,26 +109,35 @@ class Corpus(ABC):
 
     def missing(self, split: str) -> str:
         """The sentence for a split without text: why, and what to do."""
-        names = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
-        files = " or ".join(f"{name}.txt" for name in names)
         if split not in SPLITS:
-            return f"there is no split {split!r}: the splits are {', '.join(SPLITS)}"
+            return f"there is no split {quoted(split)}: the splits are {', '.join(SPLITS)}"
+        files = " or ".join(f"{name}.txt" for name in FILE_NAMES[split])
         if split not in self.splits():
             found = ", ".join(self.splits())
             return (
-                f"{self.name} has no {split} split, only {found}: name a file of it {files} "
-                f"(.md, .jsonl, .parquet likewise), or put files in a folder {' or '.join(names)}"
+                f"{shown(self.name)} has no {split} split, only {found}: name a file of it {files} "
+                "(.md, .jsonl, .csv, .parquet likewise), or put files in a folder "
+                f"{' or '.join(FILE_NAMES[split])}"
             )
         return (
-            f"there is no text in the {split} split of {self.name}: give more documents (where "
-            f"no file is named after a split, {SHARES[split]:.0%} of the documents fall into "
-            f"{split}, chosen by hash), or name a file {files}"
+            f"there is no text in the {split} split of {shown(self.name)}: give more documents "
+            f"(where no file is named after a split, {SHARES[split]:.0%} of the documents fall "
+            f"into {split}, chosen by hash), or name a file {files}"
         )
+
+    def what_is_left_out(self) -> str | None:
+        """What is not read, in a line; None where everything is."""
+        if not self.left_out:
+            return None
+        count = len(self.left_out)
+        return f"left out: {count:,} {'file' if count == 1 else 'files'} ({listed(self.left_out)})"
 
     def text_chunks(self, split: str) -> Iterator[str]:
         """The split as one raw text, bit by bit, with a line break between documents without one.
 
-        For a split that is one local file this is the file, byte for byte in UTF-8.
+        For a split that is one local file this is the file, byte for byte in UTF-8, but for a
+        byte-order mark, which is no text, and Windows line ends, which are read as ``\\n``. So
+        bytes are counted of the same text that a model is trained on and scored on.
         """
         line_ended = True
         for piece in self.pieces(split):
@@ -178,15 +204,49 @@ def in_split(pieces: Iterable[Piece], split: str) -> Iterator[Piece]:
 def row_text(row: object, field: str, where: str) -> str | None:
     """The text of a row that came as a mapping; None where it is null. ``where`` names the row."""
     if not isinstance(row, dict):
-        raise UserError(f"{where} is not an object with a field {field!r}")
-    if field not in row:
-        present = ", ".join(map(repr, row)) or "none"
         raise UserError(
-            f"{where} has no field {field!r} (it has: {present}): name the right text field"
+            f"{where} is not an object with a field {quoted(field)}: write one a row, or give the "
+            "text as .txt"
         )
-    text = row[field]
-    if text is not None and not isinstance(text, str):
-        raise UserError(f"{where}: the field {field!r} is {type(text).__name__}, not text")
-    if text is not None and _HALF_PAIR.search(text):
-        raise UserError(f"{where}: the field {field!r} has half of a surrogate pair: remove it")
-    return text
+    if field not in row:
+        raise UserError(f"{where} has no field {quoted(field)} ({_present(row)}): {TEXT_FIELD_FIX}")
+    return value_text(row[field], f"{where}: the field {quoted(field)}")
+
+
+def no_column(where: str, field: str, columns: Iterable[object]) -> UserError:
+    """The error for a table without the text's column."""
+    return UserError(
+        f"{where} has no column {quoted(field)} ({_present(columns)}): {TEXT_FIELD_FIX}"
+    )
+
+
+def _present(names: Iterable[object]) -> str:
+    return f"it has: {listed([quoted(name) for name in islice(names, 6)]) or 'none'}"
+
+
+def value_text(text: object, where: str) -> str | None:
+    """A row's text as a document: no byte-order mark before it, line ends as ``\\n``."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise UserError(f"{where} is {type(text).__name__}, not text: {TEXT_FIELD_FIX}")
+    if _HALF_PAIR.search(text):
+        raise UserError(f"{where} has half of a surrogate pair: remove it")
+    return normal_text(text)
+
+
+def normal_text(text: str) -> str:
+    """``text`` without a byte-order mark before it and with ``\\n`` for Windows line ends."""
+    return text.removeprefix(MARK).replace("\r\n", "\n")
+
+
+def shown(name: object) -> str:
+    """A name for a message: as it is, or quoted where it holds line breaks or is not UTF-8."""
+    text = str(name)
+    return text if text.isprintable() else repr(text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, so that a line holds them: ``a.txt, b.txt, …``."""
+    first = [shortened(shown(name), 60) for name in names[:5]]
+    return ", ".join([*first, "…"] if len(names) > len(first) else first)

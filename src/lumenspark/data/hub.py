@@ -9,16 +9,17 @@ from typing import Any
 
 from lumenspark.data.documents import (
     SHARES,
-    SPLIT_NAMES,
-    SPLITS,
     Corpus,
     Piece,
     cut,
     in_split,
+    listed,
     row_text,
 )
+from lumenspark.data.rows import guarded
+from lumenspark.data.split_names import SPLITS, split_by_name
 from lumenspark.data.wikitext import articles, lines_from_rows
-from lumenspark.errors import UserError, first_line
+from lumenspark.errors import UserError, first_line, quoted, reading
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_2 = "wikitext-2-raw-v1"
@@ -63,15 +64,27 @@ class HubSet(Corpus):
             return SPLITS
         return tuple(split for split in SPLITS if split in self._sets)
 
+    def missing(self, split: str) -> str:
+        if split not in SPLITS or split in self.splits():
+            return super().missing(split)
+        return (
+            f"{self.name} has no {split} split, only {', '.join(self.splits())}: choose another "
+            "set or another config of it, or download it and name its files after splits"
+        )
+
+    def is_divided(self) -> bool:
+        return self._train_alone()
+
     def _train_alone(self) -> bool:
         return set(self._sets) == {"train"}
 
     def size(self, split: str) -> int | None:
         rows = self._sets["train" if self._train_alone() else split]
-        known = (rows.info.splits or {}).get(str(rows.split))
-        if known is None or not known.num_bytes:
-            return None
-        return int(known.num_bytes * (SHARES[split] if self._train_alone() else 1))
+        with reading(f"what {self.name} says of its size", "try again"):
+            known = (rows.info.splits or {}).get(str(rows.split))
+            if known is None or not known.num_bytes:
+                return None
+            return int(known.num_bytes * (SHARES[split] if self._train_alone() else 1))
 
     def documents(self, split: str) -> Iterator[Piece]:
         if self._train_alone():
@@ -88,45 +101,52 @@ class HubSet(Corpus):
                 yield from cut([text])
 
     def _rows(self, split: str) -> Iterator[str]:
-        from huggingface_hub.errors import HTTPError
-
-        number = 0
-        try:
-            for number, row in enumerate(self._sets[split], start=1):
-                text = row_text(row, self._text_field, f"{self.name}, {split}, row {number}")
-                if text is not None:
-                    yield text
-        except (HTTPError, OSError) as error:  # streaming: the connection; else the hub's cache
-            raise UserError(
-                f"{self.name}, {split}, cannot be read after row {number} ({first_line(error)}): "
-                "try again"
-            ) from None
+        # what fails is the connection where the set is streamed, else the hub's cache
+        rows = guarded(self._sets[split], f"{self.name}, {split}", "try again")
+        for number, row in enumerate(rows, start=1):
+            text = row_text(row, self._text_field, f"{self.name}, {split}, row {number}")
+            if text is not None:
+                yield text
 
     @cached_property
     def _sets(self) -> dict[str, Any]:
         """The rows of each split, under our names for them."""
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-
         assert self.hub_id is not None
         if not Path(self.hub_id).is_dir():  # `datasets` needs half a minute to see that all is lost
             reach("dataset", self.hub_id, self.revision, self._config)
+        found = self._load()
+        sets: dict[str, Any] = {}
+        for name, rows in sorted(found.items(), key=lambda item: item[0] not in SPLITS):
+            split = split_by_name(name)
+            if split in SPLITS and split not in sets:
+                sets[split] = rows
+            else:
+                self.left_out += (f"the split {name}",)
+        if not sets:
+            raise UserError(
+                f"{self.hub_id} has no train, validation or test split, only "
+                f"{listed(list(found)) or 'none'}: choose another set, or another config of it"
+            )
+        return sets
+
+    def _load(self) -> dict[str, Any]:
+        from datasets import load_dataset
+
         try:
             found = load_dataset(
                 self.hub_id, self._config, revision=self.revision, streaming=self._streaming
             )
+            return {str(name): rows for name, rows in found.items()}
         except ConnectionError:
-            raise UserError(_offline("dataset", self.hub_id, self._config)) from None
-        # No such set or file in it; no such config; a set that is a program; no room for it.
-        except (DatasetsError, ValueError, RuntimeError, OSError) as error:
+            raise UserError(_offline("dataset", str(self.hub_id), self._config)) from None
+        # No such set or file in it; no such config; a set that is a program; no room for it; and
+        # whatever else the code raises that reads files of strangers.
+        except Exception as error:
             reason = ": ".join(map(first_line, filter(None, (error, error.__cause__))))
-            raise UserError(f"the data set {self.hub_id} cannot be loaded: {reason}") from None
-        sets = {SPLIT_NAMES[split]: rows for split, rows in found.items() if split in SPLIT_NAMES}
-        if not sets:
             raise UserError(
-                f"{self.hub_id} has no train, validation or test split, only {', '.join(found)}"
-            )
-        return sets
+                f"the data set {self.hub_id} cannot be loaded: {reason}; choose another set, or "
+                "another config of it"
+            ) from error
 
 
 def open_hub(
@@ -155,13 +175,10 @@ def open_hub(
         streaming=streaming,
     )
     card = info.card_data if info else None
-    if card and card.license:
-        corpus.license = _first(card.license)
-    languages = card.language if card else None
-    if isinstance(languages, str):
-        corpus.language = languages
-    elif languages and len(languages) == 1:
-        corpus.language = languages[0]
+    if card:  # which anybody may have written
+        corpus.license = next(iter(_texts(card.license)), None)
+        languages = _texts(card.language)
+        corpus.language = languages[0] if len(languages) == 1 else None
     return corpus
 
 
@@ -220,6 +237,11 @@ def reach(
         ) from None
     except (HTTPError, OSError):
         raise UserError(_offline(kind, hub_id, config)) from None
+    except Exception as error:
+        raise UserError(
+            f"what the hub says of the {kind} {quoted(hub_id)} cannot be read "
+            f"({first_line(error)}): try again"
+        ) from error
 
 
 def _offline(kind: str, hub_id: str, config: str | None) -> str:
@@ -232,5 +254,7 @@ def _offline(kind: str, hub_id: str, config: str | None) -> str:
     )
 
 
-def _first(value: str | list[str]) -> str:
-    return value if isinstance(value, str) else value[0]
+def _texts(value: object) -> list[str]:
+    """A card's field, which may be a text, a list of them, or anything else."""
+    values = value if isinstance(value, list) else [value]
+    return [text for text in values if isinstance(text, str)]

@@ -1,42 +1,51 @@
-"""A corpus from files: .txt and .md (a file is a document), .jsonl and .parquet (a row is one)."""
+"""A corpus from files: .txt and .md (a file is a document), and rows (a row is one).
 
-import codecs
+Rows are those of .jsonl, .json, .csv, .tsv, .parquet and .arrow (which ``save_to_disk`` of
+`datasets` writes). All but the last two may be compressed: .gz, .bz2, .xz, .zst.
+"""
+
 import hashlib
-import io
-import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
 from lumenspark.data.documents import (
     PIECE,
     SHARES,
-    SPLIT_NAMES,
-    SPLITS,
     Corpus,
     Piece,
     cut,
     in_split,
-    row_text,
+    listed,
+    shown,
+)
+from lumenspark.data.found_files import ROW_KINDS, find_text, kind_of, no_text, stem_of
+from lumenspark.data.opened import (
+    bytes_from,
+    file_size,
+    is_compressed,
+    is_lfs_pointer,
+    mark_length,
+    open_file,
+    read_text,
+    text_size,
+)
+from lumenspark.data.rows import open_parquet, read_rows
+from lumenspark.data.split_names import (
+    EITHER,
+    SPLITS,
+    UnclearNamesError,
+    split_by_name,
+    splits_of_files,
 )
 from lumenspark.data.wikitext import articles, lines_from_rows, looks_like_wikitext
 from lumenspark.errors import UserError
 
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
-
-TEXT_SUFFIXES = (".txt", ".md")
-ROW_SUFFIXES = (".jsonl", ".parquet")
 LONG = 1 << 16  # bytes; a longer plain document is divided by position
 
-# train.txt, wiki.valid.txt, test-00000-of-00002.parquet; but not train-journeys.txt
-_SPLIT_FILE = re.compile(rf"(?:.*\.)?({'|'.join(SPLIT_NAMES)})(?:[-_.]\d+(?:-of-\d+)?)?")
-_PUBLISHED_WIKITEXT = re.compile(r"wiki\.(train|valid|test)\.(raw|tokens)")
+Window = Callable[[int, int], bytes]
 
 
 @dataclass
@@ -44,11 +53,13 @@ class LocalFiles(Corpus):
     """A file, or a folder with everything in it and below it, in the order of the paths.
 
     Splits are named by files (``train.txt``, ``wiki.valid.txt``, ``test-00000-of-00002.parquet``)
-    or by the folders at the top (``train``, ``validation`` or ``valid``, ``val``, ``dev``, and
-    ``test``); then files without such a name are left out. Where nothing is named, 90% of the
-    documents are for training, 5% for validation and 5% for testing, chosen by the hash of their
-    text; and a plain document of more than 64 KiB, which a hash cannot divide, is cut at line
-    breaks instead: its first 90%, the next 5%, the last 5%.
+    or by folders, as :mod:`.split_names` says; then files without such a name are left out. Where
+    nothing is named, 90% of the documents are for training, 5% for validation and 5% for testing,
+    chosen by the hash of their text; and a plain document of more than 64 KiB, which a hash cannot
+    divide, is cut at line breaks instead: its first 90%, the next 5%, the last 5%.
+
+    A byte-order mark is no text, and Windows line ends are read as ``\\n``, in training and
+    evaluation alike.
     """
 
     name: str
@@ -57,26 +68,44 @@ class LocalFiles(Corpus):
     files: tuple[Path, ...]
     named: dict[str, tuple[Path, ...]]
     text_field: str
+    left_out: tuple[str, ...] = ()
+    _seen: dict[Path, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in SPLITS if split in self.named) or SPLITS
+
+    def is_divided(self) -> bool:
+        return not self.named
+
+    def file_count(self, split: str) -> int:
+        return len(self.named.get(split, self.files))
 
     def digest(self) -> str:
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
-        whole = hashlib.sha256(f"{self.layout}\n{self.text_field}\n".encode())
+        whole = hashlib.sha256(f"{self.layout}\n{self.text_field}\n".encode(errors="replace"))
         for path in self.files:
-            with _open(path) as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            whole.update(f"{content} {path.relative_to(self.folder).as_posix()}\n".encode())
+            self._seen[path] = _state(path)
+            name = path.relative_to(self.folder).as_posix().encode(errors="surrogateescape")
+            whole.update(f"{_content_digest(path)} ".encode() + name + b"\n")
         return whole.hexdigest()
 
+    def check_unchanged(self) -> None:
+        for path, state in self._seen.items():
+            if _state(path) != state:
+                raise UserError(
+                    f"the file {shown(path)} has changed while it was read: start again when "
+                    "nothing writes to it any more"
+                )
+
     def size(self, split: str) -> int | None:
-        if self.named:
-            return sum(map(_text_size, self.named.get(split, ())))
-        return int(sum(map(_text_size, self.files)) * SHARES[split])
+        files = self.named.get(split, ()) if self.named else self.files
+        if any(map(is_compressed, files)):
+            return None
+        share = 1 if self.named else SHARES[split]
+        return int(sum(map(_stored_text, files)) * share)
 
     def documents(self, split: str) -> Iterator[Piece]:
         files = self.named.get(split, self.files)
@@ -93,216 +122,206 @@ class LocalFiles(Corpus):
 
     def _articles(self, files: tuple[Path, ...]) -> Iterator[Piece]:
         for path in files:
-            if path.suffix not in ROW_SUFFIXES:
+            if not _has_rows(path):
                 yield from articles(read_text(path))
-        rows = (self._rows(path) for path in files if path.suffix in ROW_SUFFIXES)
+        rows = (self._rows(path) for path in files if _has_rows(path))
         # one stream, since an article may go on in the next file of a split
         yield from articles(lines_from_rows(chain.from_iterable(rows)))
 
     def _plain(self, path: Path) -> Iterator[Iterator[Piece]]:
-        if path.suffix in ROW_SUFFIXES:
+        if _has_rows(path):
             yield from (cut([text]) for text in self._rows(path))
         else:
             yield cut(read_text(path))
 
     def _divided(self, path: Path, split: str) -> Iterator[Piece]:
         """What falls into ``split`` of a file that belongs to no named one."""
-        if path.suffix not in ROW_SUFFIXES and _file_size(path) > LONG:
-            with _open(path) as file:
-                begin, end = _part(file, _file_size(path), split)
-            yield from cut(read_text(path, begin, end))
-        elif path.suffix not in ROW_SUFFIXES:
+        if not _has_rows(path):
+            yield from self._divided_file(path, split)
+            return
+        for text in self._rows(path):
+            data = text.encode()
+            if len(data) > LONG:
+                begin, end = _parts(len(data), _window_of(data))[split]
+                yield from cut([data[begin:end].decode()])
+            else:
+                yield from in_split(cut([text]), split)
+
+    def _divided_file(self, path: Path, split: str) -> Iterator[Piece]:
+        parts = self._parts_of_file(path)
+        if parts is None:
             yield from in_split(cut(read_text(path)), split)
         else:
-            for text in self._rows(path):
-                data = text.encode()
-                if len(data) > LONG:
-                    begin, end = _part(io.BytesIO(data), len(data), split)
-                    yield from cut([data[begin:end].decode()])
-                else:
-                    yield from in_split(cut([text]), split)
+            yield from cut(read_text(path, *parts[split]))
+
+    def _parts_of_file(self, path: Path) -> dict[str, tuple[int, int]] | None:
+        """Where the splits lie in a plain file; None for one that is not divided by position."""
+        if path not in self._divisions:
+            size = text_size(path)
+            window = lambda place, length: b"".join(bytes_from(path, place, place + length))  # noqa: E731
+            self._divisions[path] = _parts(size, window) if size > LONG else None
+        return self._divisions[path]
+
+    @cached_property
+    def _divisions(self) -> dict[Path, dict[str, tuple[int, int]] | None]:
+        return {}  # kept, since a compressed file is read for them
 
     def _rows(self, path: Path) -> Iterator[str]:
-        read = _parquet_rows if path.suffix == ".parquet" else _jsonl_rows
-        return read(path, self.text_field)
+        return read_rows(path, self.text_field)
 
     def start(self) -> str:
         """The first few lines of the first file of text, to know its layout by."""
         path = next(iter(self.named.get("train", self.files)))
-        if path.suffix in ROW_SUFFIXES:
+        if _has_rows(path):
             return "".join(islice(lines_from_rows(self._rows(path)), 4))
-        return next(read_text(path), "")
+        return "".join(islice(read_text(path), 1))
 
 
 def open_files(source: str, layout: str, config: str | None, text_field: str) -> LocalFiles:
     """The corpus in a file or folder; ``config`` names a folder inside it.
 
     Raises:
-        UserError: no file of a known kind, or an empty one.
+        UserError: no file of a known kind, an empty one, or names that may mean splits or not.
     """
     root = Path(source, config) if config else Path(source)
-    if root.is_file():
-        folder, candidates = root.parent, [root]
-    else:
-        folder, candidates = root, sorted(path for path in root.rglob("*") if path.is_file())
-    files = tuple(path for path in candidates if _is_text(path.relative_to(folder)))
-    if not files:
-        kinds = ", ".join(TEXT_SUFFIXES + ROW_SUFFIXES)
-        raise UserError(f"there is no text in {root}: it needs a file of the kinds {kinds}")
-    named: dict[str, tuple[Path, ...]] = {}
-    for path in files:
-        split = _named_split(path.relative_to(folder))
-        if split:
-            named[split] = (*named.get(split, ()), path)
+    folder, texts, others = _found(root)
+    named = _named_splits(root, folder, texts)
     if named:
-        files = tuple(path for path in files if any(path in paths for paths in named.values()))
-    for path in files:
-        if _file_size(path) == 0:
-            raise UserError(f"the file {path} is empty: fill it or take it away")
-    corpus = LocalFiles(source, layout, folder, files, named, text_field)
+        chosen = tuple(sorted(chain.from_iterable(named.values())))
+    else:
+        chosen = _without_other_json(folder, texts, text_field)
+    left_out = sorted({*texts, *others} - {*chosen})
+    for path in chosen:
+        _check(folder / path)
+    corpus = LocalFiles(
+        name=source,
+        layout=layout,
+        folder=folder,
+        files=tuple(folder / path for path in chosen),
+        named={split: tuple(folder / path for path in paths) for split, paths in named.items()},
+        text_field=text_field,
+        left_out=tuple(map(str, left_out)),
+    )
     if layout == "auto":
         corpus.layout = "wikitext" if looks_like_wikitext(corpus.start()) else "plain"
     return corpus
 
 
-def _is_text(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    known = path.suffix in TEXT_SUFFIXES + ROW_SUFFIXES
-    return not hidden and (known or _PUBLISHED_WIKITEXT.fullmatch(path.name) is not None)
+def _found(root: Path) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
+    """A folder, and in it, relative to it, the files of text and the others."""
+    if root.is_dir():
+        found = find_text(root)
+        if not found.text:
+            raise UserError(no_text(root, found.others))
+        return root, found.text, found.others
+    if not root.is_file():
+        raise UserError(f"{shown(root)} is neither a file nor a folder: check the path")
+    if kind_of(root) is None:
+        raise UserError(no_text(root, ()))
+    return root.parent, (Path(root.name),), ()
 
 
-def _named_split(path: Path) -> str | None:
-    if len(path.parts) > 1 and path.parts[0] in SPLIT_NAMES:
-        return SPLIT_NAMES[path.parts[0]]
-    match = _SPLIT_FILE.fullmatch(path.stem)
-    return SPLIT_NAMES[match[1]] if match else None
+def _named_splits(root: Path, folder: Path, texts: tuple[Path, ...]) -> dict[str, tuple[Path, ...]]:
+    stems = {path: stem_of(path) for path in texts}
+    if root != folder and split_by_name(stems[texts[0]]) == "":
+        return {}  # a file that is named by the user is the only one, whatever its name may mean
+    try:
+        splits = splits_of_files(stems)
+    except UnclearNamesError as error:
+        raise UserError(_unclear(root, error)) from None
+    return {
+        split: tuple(path for path in texts if splits[path] == split)
+        for split in SPLITS
+        if split in splits.values()
+    }
 
 
-def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[str]:
-    """The text from byte ``begin`` to ``end``, in chunks of at most 64 KiB.
-
-    Raises:
-        UserError: the file cannot be read, or a byte of it is not UTF-8 (with line and offset).
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with _open(path) as file:
-        left = file.seek(0, io.SEEK_END) - begin if end is None else end - begin
-        file.seek(begin)
-        while left > 0 and (data := file.read(min(PIECE, left))):
-            pending = len(decoder.getstate()[0])  # bytes of a character that the last read cut
-            left -= len(data)
-            try:
-                yield decoder.decode(data, final=left == 0)
-            except UnicodeDecodeError as error:
-                offset = file.tell() - len(data) - pending + error.start
-                raise UserError(_not_utf8(path, offset)) from None
-
-
-def _not_utf8(path: Path, offset: int) -> str:
-    with _open(path) as file:
-        line, left = 1, offset
-        while left:
-            data = file.read(min(PIECE, left))
-            line, left = line + data.count(b"\n"), left - len(data)
-        byte = file.read(1)[0]
+def _unclear(root: Path, error: UnclearNamesError) -> str:
+    paths = [str(path) for path in error.paths]
+    one = len(paths) == 1
+    readings = {split_by_name(stem_of(Path(path))) for path in paths}
+    what = EITHER if readings == {EITHER} else "a split (train, validation, test)"
     return (
-        f"{path}, line {line}: byte 0x{byte:02x} at offset {offset} is not UTF-8: "
-        "save the file as UTF-8"
+        f"in {shown(root)} {len(paths):,} {'file looks' if one else 'files look'} as if named "
+        f"after {what}, but not clearly ({listed(paths)}): name the files of a split train.txt, "
+        "validation.txt or test.txt, or put them into a folder of that name, and rename what "
+        "belongs to none"
     )
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[io.BufferedReader]:
-    """The file's bytes; what keeps them from being read becomes a UserError that names the file."""
-    with _reading(path), path.open("rb") as file:
-        yield file
+def _without_other_json(folder: Path, texts: tuple[Path, ...], text_field: str) -> tuple[Path, ...]:
+    """``texts`` without .json files beside others that do not begin with a row of text."""
+    if all(kind_of(path) == ".json" for path in texts):
+        return texts
+    return tuple(
+        path for path in texts if kind_of(path) != ".json" or _begins(folder / path, text_field)
+    )
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _begins(path: Path, text_field: str) -> bool:
     try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
+        next(read_rows(path, text_field), None)
+    except UserError:
+        return False
+    return True
+
+
+def _check(path: Path) -> None:
+    if file_size(path) == 0:
+        raise UserError(f"the file {shown(path)} is empty: fill it or take it away")
+    if is_lfs_pointer(path):
         raise UserError(
-            f"the file {path} cannot be read ({reason}): make it readable or take it away"
-        ) from None
+            f"{shown(path)} is a pointer of Git LFS, not the text itself: run git lfs pull in its "
+            "folder"
+        )
 
 
-def _jsonl_rows(path: Path, field: str) -> Iterator[str]:
-    offset = 0
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line.decode().removeprefix("\ufeff")) if line.strip() else None
-            except UnicodeDecodeError as error:
-                raise UserError(_not_utf8(path, offset + error.start)) from None
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{where} is not JSON: {error.msg} (column {error.colno})"
-                ) from None
-            text = row_text(row, field, where) if line.strip() else None
-            if text is not None:
-                yield text
-            offset += len(line)
+def _has_rows(path: Path) -> bool:
+    return kind_of(path) in ROW_KINDS
 
 
-def _parquet_rows(path: Path, field: str) -> Iterator[str]:
-    with _open_parquet(path) as file:
-        if field not in file.schema_arrow.names:
-            columns = ", ".join(map(repr, file.schema_arrow.names))
-            raise UserError(
-                f"{path} has no column {field!r} (it has: {columns}): name the right text field"
-            )
-        number = 0
-        for batch in file.iter_batches(batch_size=256, columns=[field]):
-            for row in batch.to_pylist():
-                number += 1
-                text = row_text(row, field, f"{path}, row {number}")
-                if text is not None:
-                    yield text
+def _content_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes, without a byte-order mark where it is not compressed."""
+    mark = 0 if _has_no_mark(path) else mark_length(path)
+    with open_file(path) as file:
+        file.seek(mark)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def _open_parquet(path: Path) -> Iterator["ParquetFile"]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _reading(path):
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise UserError(f"{path} is not a parquet file that can be read: {error}") from None
-        with file:
-            yield file
+def _has_no_mark(path: Path) -> bool:
+    return is_compressed(path) or kind_of(path) in (".parquet", ".arrow")
 
 
-def _file_size(path: Path) -> int:
-    with _reading(path):
-        return path.stat().st_size
+def _state(path: Path) -> tuple[int, int]:
+    file_size(path)  # raises UserError for a file that is gone
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
-def _text_size(path: Path) -> int:
-    if path.suffix != ".parquet":
-        return _file_size(path)
-    with _open_parquet(path) as file:  # compressed on disk, so its file size says too little
+def _stored_text(path: Path) -> int:
+    """About how many bytes of text a file that is not compressed holds."""
+    if kind_of(path) != ".parquet":
+        return file_size(path)
+    with open_parquet(path) as file:  # compressed on disk, so its file size says too little
         groups = range(file.metadata.num_row_groups)
         return sum(file.metadata.row_group(group).total_byte_size for group in groups)
 
 
-def _part(file: BinaryIO, size: int, split: str) -> tuple[int, int]:
-    """Begin and end of a split in a document of ``size`` bytes, both at line breaks."""
-    validation = _boundary(file, size, SHARES["train"])
-    test = _boundary(file, size, SHARES["train"] + SHARES["validation"])
-    return {"train": (0, validation), "validation": (validation, test), "test": (test, size)}[split]
+def _parts(size: int, window: Window) -> dict[str, tuple[int, int]]:
+    """Begin and end of each split in a document of ``size`` bytes, all at line breaks."""
+    validation = _boundary(size, SHARES["train"], window)
+    test = _boundary(size, SHARES["train"] + SHARES["validation"], window)
+    return {"train": (0, validation), "validation": (validation, test), "test": (test, size)}
 
 
-def _boundary(file: BinaryIO, size: int, share: float) -> int:
+def _window_of(data: bytes) -> Window:
+    return lambda place, length: data[place : place + length]
+
+
+def _boundary(size: int, share: float, window_at: Window) -> int:
     """The first line break, else space, else character, at or after ``share`` of the bytes."""
     near = int(size * share)
-    file.seek(near)
-    window = file.read(min(PIECE, size // 40))  # short enough to leave no split without text
+    window = window_at(near, min(PIECE, size // 40))  # short enough to leave no split without text
     for mark in (b"\n", b" "):
         if mark in window:
             return near + window.index(mark) + 1

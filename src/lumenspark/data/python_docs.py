@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 
 from lumenspark.data.cache import cache_folder, writing_below
-from lumenspark.data.documents import SHARES, SPLITS, Corpus, Piece, cut, in_split
-from lumenspark.files import write_file
+from lumenspark.data.documents import SHARES, Corpus, Piece, cut, in_split
+from lumenspark.data.split_names import SPLITS
+from lumenspark.files import remove_leftovers, write_file
 
-FORMAT = 1  # raise it when the documents that the same Python gives change
+FORMAT = 2  # raise it when the same Python gives other documents or another file
 SHORTEST = 40  # characters; "Return repr(self)." is not prose
 _LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages"}
 
@@ -40,7 +41,7 @@ class PythonDocs(Corpus):
         return SPLITS
 
     def digest(self) -> str:
-        return hashlib.sha256("\0".join(self._texts).encode()).hexdigest()
+        return _digest(self._texts)
 
     def size(self, split: str) -> int:
         return int(sum(map(len, self._texts)) * SHARES[split])
@@ -56,12 +57,28 @@ class PythonDocs(Corpus):
         library = Path(sysconfig.get_path("stdlib"))
         identity = f"{FORMAT}\n{sys.version}\n{library}"
         path = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-        if path.is_file():
-            return json.loads(path.read_text("utf-8"))
-        texts = [*_topics(), *_docstrings(library)]
-        with writing_below(self._folder):
-            write_file(path, json.dumps(texts, ensure_ascii=False))
+        remove_leftovers(self._folder)
+        texts = _kept(path) if path.is_file() else None
+        if texts is None:
+            texts = [*_topics(), *_docstrings(library)]
+            with writing_below(self._folder):
+                content = {"digest": _digest(texts), "texts": texts}
+                write_file(path, json.dumps(content, ensure_ascii=False))
         return texts
+
+
+def _kept(path: Path) -> list[str] | None:
+    """The texts that lie in ``path``; None where they are not those that were written."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        texts = content["texts"]
+        return texts if content["digest"] == _digest(texts) else None
+    except Exception:  # damaged in whatever way: it can be made again
+        return None
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _topics() -> list[str]:

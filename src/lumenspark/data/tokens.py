@@ -3,16 +3,16 @@
 An entry of the cache is a folder ``tokens/<digest>/`` with ``tokenizer.json``, for each split the
 ids (``train.bin``) and where its documents begin (``train.offsets.bin``), and ``meta.json``. It is
 made under a temporary name, ``meta.json`` last, and renamed when it is whole.
+
+``meta.json`` holds digests of the other files and of itself, which are compared whenever the entry
+is read; an entry in which anything is different is made again. Files of more than 64 MiB are
+compared by blocks all over them, and whole where that is asked for (``lumenspark prepare``).
 """
 
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from lumenspark.data.cache import cache_folder, writing_below
-from lumenspark.data.documents import SPLITS, Corpus, Piece
+from lumenspark.data.cache import cache_folder, naming, writing_below
+from lumenspark.data.documents import Corpus, Piece, shown
+from lumenspark.data.split_names import SPLITS
 from lumenspark.data.tokenizer import (
     EOT_ID,
     SMALLEST,
@@ -33,14 +34,22 @@ from lumenspark.data.tokenizer import (
     training_sample,
 )
 from lumenspark.data.wikitext import clean_articles
-from lumenspark.errors import UserError
-from lumenspark.files import flush_folder, write_file, write_json
+from lumenspark.errors import UserError, quoted
+from lumenspark.files import (
+    file_digest,
+    flush_folder,
+    remove_leftovers,
+    temporary_folder,
+    write_file,
+    write_json,
+)
 
-FORMAT = 1  # raise it when the same corpus and settings give other files
+FORMAT = 2  # raise it when the same corpus and settings give other files
 HEADINGS = ("drop", "keep")
 BATCH = 1 << 20  # characters that are encoded at once, on all cores
 REPORT_EVERY = 50_000_000  # bytes
-DAY = 24 * 60 * 60  # seconds
+CHECKED_WHOLE = 1 << 26  # bytes; of a larger file this many are compared, in 64 blocks
+BLOCKS = 64
 
 Frame = tuple[list[int], list[int]]
 
@@ -97,6 +106,8 @@ def prepare(
     vocab_size: int = 4096,
     tokenizer_name: str | None = None,
     headings: str = "drop",
+    needed: tuple[str, ...] = ("train",),
+    check_every_byte: bool = False,
     cache: Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> PreparedTokens:
@@ -109,17 +120,21 @@ def prepare(
         vocab_size: entries of the tokenizer that is learned from the train split.
         tokenizer_name: use an existing tokenizer instead: a folder or a hub id.
         headings: ``drop`` or ``keep`` titles, headings and blank lines of the wikitext layout.
+        needed: splits without which nothing is prepared.
+        check_every_byte: compare large files of the cache whole, too.
         cache: instead of ``LUMENSPARK_CACHE`` or the user's cache folder.
-        report: is given sentences about what is being done.
+        report: is given sentences about what is being done, what is left out, and in the end each
+            split with its files, documents, bytes and tokens.
 
     Raises:
-        UserError: text that cannot be read, a train split without text, a vocabulary too small,
-            a tokenizer that is not found, or a cache that cannot be written.
+        UserError: text that cannot be read or changes meanwhile, a needed split without text, a
+            vocabulary too small, a tokenizer that is not found, or a cache that cannot be written.
     """
     if headings not in HEADINGS:
-        raise UserError(f"headings cannot be {headings!r}: choose {' or '.join(HEADINGS)}")
+        raise UserError(f"headings cannot be {quoted(headings)}: choose {' or '.join(HEADINGS)}")
     if tokenizer_name is None and vocab_size < SMALLEST:
         raise UserError(f"a vocabulary of {vocab_size} is too small: it needs {SMALLEST} entries")
+    say = report or _silent
     existing = None if tokenizer_name is None else _existing(tokenizer_name)
     if existing is None:
         settings = f"byte-level BPE, NFKC, {vocab_size}"
@@ -129,19 +144,48 @@ def prepare(
     digest = hashlib.sha256(identity.encode()).hexdigest()
     entries = (cache or cache_folder()) / "tokens"
     folder = entries / digest[:16]
-    if not _complete(folder, digest):
-        say = report or _silent
-        with (
-            writing_below(entries),
-            tempfile.TemporaryDirectory(dir=entries, prefix=".") as temporary,
-        ):
-            _remove_leftovers(entries)
+    remove_leftovers(entries)
+    wrong = _what_is_wrong(folder, digest, check_every_byte)
+    if wrong:
+        if folder.exists():
+            say(f"the token ids in {folder} are made again: {wrong}")
+        _require(corpus, needed)
+        with writing_below(entries), temporary_folder(entries, ".preparing-") as temporary:
             tokenizer, frame = existing or _learn(corpus, vocab_size, headings, say)
-            made = Path(temporary, "made")
+            made = temporary / "made"
             made.mkdir()
             _fill(made, digest, corpus, tokenizer, frame, headings, say)
             _publish(made, folder, digest)
-    return _open(folder, digest, corpus)
+    tokens = _open(folder, digest, corpus)
+    for split in needed:
+        tokens.splits[split]  # raises where it has no text
+    for line in _described(corpus, tokens):
+        say(line)
+    return tokens
+
+
+def _require(corpus: Corpus, needed: tuple[str, ...]) -> None:
+    """Raise UserError where a split has no text, before any is tokenised."""
+    for split in needed:
+        next(corpus.pieces(split))
+
+
+def _described(corpus: Corpus, tokens: PreparedTokens) -> Iterator[str]:
+    """What has been prepared: a line for each split, and what was left out."""
+    left_out = corpus.what_is_left_out()
+    if left_out:
+        yield left_out
+    if corpus.is_divided():
+        yield f"{shown(corpus.name)} names no splits, so its documents are divided by their hash"
+    for name, split in tokens.splits.items():
+        files = corpus.file_count(name)
+        counts = [] if files is None else [_counted(files, "file")]
+        counts += [_counted(len(split.offsets) - 1, "document"), _counted(split.byte_count, "byte")]
+        yield f"{name}: {', '.join(counts)}, {_counted(len(split.ids), 'token')}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _silent(sentence: str) -> None:
@@ -194,7 +238,6 @@ def _fill(
         counts = _encode(pieces, tokenizer, frame, folder / split, dtype, say)
         if counts["documents"]:
             splits[split] = counts
-            say("{}: {tokens:,} tokens in {documents:,} documents".format(split, **counts))
     if "train" not in splits:
         raise UserError(corpus.missing("train"))
     meta = {
@@ -206,9 +249,10 @@ def _fill(
         "vocab_size": vocab_size,
         "dtype": dtype.str,
         "splits": splits,
-        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "files": {path.name: _file_facts(path) for path in sorted(folder.iterdir())},
     }
-    write_json(folder / "meta.json", meta)
+    corpus.check_unchanged()
+    write_json(folder / "meta.json", {**meta, "sha256": _meta_digest(meta)})
 
 
 def _encode(
@@ -222,7 +266,11 @@ def _encode(
     """Encode the documents into two files beginning with ``path``; returns what was counted."""
     begin, end = (np.array(ids, dtype).tobytes() for ids in frame)
     tokens = documents = byte_count = 0
-    with _ids_path(path).open("wb") as ids_file, _offsets_path(path).open("wb") as offsets_file:
+    with (
+        naming(_ids_path(path)),
+        _ids_path(path).open("wb") as ids_file,
+        _offsets_path(path).open("wb") as offsets_file,
+    ):
         offsets_file.write(np.int64(0).astype("<i8").tobytes())
         for batch in _batches(pieces):
             texts = [piece.text for piece in batch]
@@ -259,33 +307,63 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 def _publish(made: Path, folder: Path, digest: str) -> None:
     """Give a whole entry its name, unless another process was quicker."""
-    if folder.exists() and not _complete(folder, digest):
+    if folder.exists() and _what_is_wrong(folder, digest):
         folder.rename(made.with_name("damaged"))  # goes with the temporary folder
     try:
         made.rename(folder)
     except OSError:
-        if not _complete(folder, digest):
+        if _what_is_wrong(folder, digest):
             raise
     flush_folder(folder.parent)
 
 
-def _remove_leftovers(entries: Path) -> None:
-    """Delete temporary folders in which nothing was written for a day: their process was killed."""
-    for folder in entries.glob(".*"):
-        with suppress(FileNotFoundError):  # another process has finished with it
-            written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-            if folder.is_dir() and time.time() - written > DAY:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _complete(folder: Path, digest: str) -> bool:
-    """Whether the entry is whole: of this digest, and each file of the size that it should have."""
+def _what_is_wrong(folder: Path, digest: str, every_byte: bool = False) -> str | None:
+    """Why an entry cannot be used: it is not there, not whole, or not what was written."""
     try:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in meta["files"]}
-        return meta["digest"] == digest and sizes == meta["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if _meta_digest({key: meta[key] for key in meta if key != "sha256"}) != meta["sha256"]:
+            return "meta.json is not what was written"
+        if meta["digest"] != digest:
+            return "they belong to other text"
+        for name, facts in meta["files"].items():
+            if not _is_as_written(folder / name, facts, every_byte):
+                return f"{name} is not what was written"
+    except Exception as error:  # missing, or damaged in whatever way: it can be made again
+        return f"they cannot be read ({type(error).__name__})"
+    return None
+
+
+def _meta_digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    return {
+        "size": path.stat().st_size,
+        "sha256": file_digest(path),
+        "blocks_sha256": blocks_digest(path),
+    }
+
+
+def _is_as_written(path: Path, facts: dict[str, Any], every_byte: bool) -> bool:
+    size = path.stat().st_size
+    if size != facts["size"]:
         return False
+    if every_byte or size <= CHECKED_WHOLE:
+        return file_digest(path) == facts["sha256"]
+    return blocks_digest(path) == facts["blocks_sha256"]
+
+
+def blocks_digest(path: Path) -> str:
+    """SHA-256 (hex) over 64 MiB of a file in equally spaced blocks; over all of a smaller one."""
+    size = path.stat().st_size
+    block = CHECKED_WHOLE // BLOCKS
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        for number in range(BLOCKS):
+            file.seek(max(number * block, number * (size - block) // (BLOCKS - 1)))
+            whole.update(file.read(block))
+    return whole.hexdigest()
 
 
 def _open(folder: Path, digest: str, corpus: Corpus) -> PreparedTokens:

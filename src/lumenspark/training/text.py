@@ -1,9 +1,8 @@
 """The text and the token ids that a recipe names. No torch: preparing needs little memory."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from lumenspark.data.corpora import Corpus, open_corpus
+from lumenspark.data.corpora import Corpus, existing, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
 
 from .recipe import Recipe, with_overrides
@@ -24,8 +23,8 @@ def with_full_names(recipe: Recipe) -> Recipe:
 
 
 def _absolute(name: str) -> str:
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    path = existing(name)
+    return name if path is None else str(path.resolve())
 
 
 def open_recipe_corpus(recipe: Recipe) -> Corpus:
@@ -42,13 +41,21 @@ def open_recipe_corpus(recipe: Recipe) -> Corpus:
 
 
 def prepare_recipe_tokens(
-    recipe: Recipe, corpus: Corpus, report: Callable[[str], None]
+    recipe: Recipe,
+    corpus: Corpus,
+    report: Callable[[str], None],
+    check_every_byte: bool = False,
 ) -> PreparedTokens:
-    """The token ids of a recipe's text: from the cache, or made now."""
+    """The token ids of a recipe's text: from the cache, or made now.
+
+    Raises UserError for text without a train or a validation split, which training needs both.
+    """
     return prepare(
         corpus,
         vocab_size=recipe.tokenizer.vocab_size,
         tokenizer_name=recipe.init_from or recipe.tokenizer.name,
         headings=recipe.corpus.headings,
+        needed=("train", "validation"),
+        check_every_byte=check_every_byte,
         report=report,
     )

@@ -1,0 +1,141 @@
+"""What lies in a folder: which of it is text, and what is left out."""
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lumenspark.data.documents import listed, shown
+from lumenspark.data.opened import COMPRESSED
+from lumenspark.errors import UserError
+
+PLAIN_KINDS = (".txt", ".md")
+ROW_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+NEVER_COMPRESSED = (".parquet", ".arrow")  # they need seeking, and are compressed inside
+KINDS = PLAIN_KINDS + ROW_KINDS
+
+_PUBLISHED_WIKITEXT = re.compile(r"wiki\.(train|valid|test)\.(raw|tokens)")
+# README.md, README_zh.md, LICENSE-MIT.txt; but not license-to-kill.txt
+_ABOUT = re.compile(
+    r"(?:readme|licen[cs]e)(?:[-_. ][^-_. ]{1,12})?"
+    r"|copying|notice|citation|change(?:log|s)|authors|contributors|contributing"
+    r"|code[-_]of[-_]conduct"
+)
+# what `datasets` and the hub keep beside the rows; cache-… are the results of maps and filters
+_NOT_ROWS = re.compile(
+    r"(?:dataset_infos?|dataset_dict|state|config|package|metadata)\.json|cache-.*\.arrow"
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a folder, in the order of their paths, which are relative to it."""
+
+    text: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
+def kind_of(path: Path) -> str | None:
+    """One of ``KINDS``, by the ending of the name; None where it is none of them."""
+    if _PUBLISHED_WIKITEXT.fullmatch(path.name.lower()):
+        return ".txt"
+    bare = _without_compression(path)
+    kind = bare.suffix.lower()
+    if kind not in KINDS or (bare != path and kind in NEVER_COMPRESSED):
+        return None
+    return kind
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without the endings that say its kind."""
+    return _without_compression(path).stem
+
+
+def _without_compression(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+
+
+def find_text(folder: Path) -> Found:
+    """All that lies in ``folder`` and below it, but for hidden files.
+
+    Text are files of ``KINDS``, but for what describes the text (README, LICENSE, …) where there is
+    anything else, and for a compressed file beside the same one that is not. Links to folders are
+    followed, each folder is entered once.
+    """
+    files, odd = _files_below(folder)
+    known = [path for path in files if kind_of(path) and not _NOT_ROWS.fullmatch(path.name.lower())]
+    there = set(known)
+    known = [path for path in known if _without_compression(path) not in there - {path}]
+    texts = [path for path in known if not _is_about(path)] or known
+    others = (set(files) - set(texts)) | set(odd)
+    return Found(tuple(sorted(texts)), tuple(sorted(others)))
+
+
+def _is_about(path: Path) -> bool:
+    return kind_of(path) in PLAIN_KINDS and bool(_ABOUT.fullmatch(stem_of(path).lower()))
+
+
+def _files_below(root: Path) -> tuple[list[Path], list[Path]]:
+    """Files, and what is neither a file nor a folder (pipes, devices); relative paths."""
+    files: list[Path] = []
+    odd: list[Path] = []
+    folders, linked = [root], list[Path]()
+    entered: set[tuple[int, int]] = set()
+    while folders or linked:
+        folder = folders.pop() if folders else linked.pop(0)
+        if not _is_new(folder, entered):
+            continue
+        for entry in _entries(folder):
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                continue
+            mode = _mode(path)
+            if mode is not None and stat.S_ISDIR(mode):
+                (linked if entry.is_symlink() else folders).append(path)
+            elif mode is None or stat.S_ISREG(mode):  # a broken link: reading it will say so
+                files.append(path.relative_to(root))
+            else:
+                odd.append(path.relative_to(root))
+    return files, odd
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"the folder {shown(folder)} cannot be read ({error.strerror}): make it readable or "
+            "take it away"
+        ) from error
+
+
+def _is_new(folder: Path, entered: set[tuple[int, int]]) -> bool:
+    try:
+        status = folder.stat()
+    except OSError:
+        return True  # whoever lists it will say so
+    identity = (status.st_dev, status.st_ino)
+    if identity in entered:
+        return False
+    entered.add(identity)
+    return True
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return None
+
+
+def no_text(root: Path, others: Iterable[Path]) -> str:
+    """The sentence for a folder or file in which nothing is of a known kind."""
+    there = listed([str(path) for path in others])
+    return (
+        f"there is no text in {shown(root)}{f' (only {there})' if there else ''}: it needs a file "
+        f"of the kinds {', '.join(KINDS)}, which but for {' and '.join(NEVER_COMPRESSED)} may be "
+        f"compressed ({', '.join(COMPRESSED)}), so unpack archives and save other kinds as .txt"
+    )

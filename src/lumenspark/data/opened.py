@@ -1,0 +1,205 @@
+"""The bytes and the text of a file: decompressed, without a byte-order mark, in small pieces.
+
+Only regular files are opened, so that nothing waits for a pipe; and whatever goes wrong while a
+file is read becomes a UserError that names it.
+"""
+
+import codecs
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lumenspark.data.documents import PIECE, shown
+from lumenspark.errors import UserError, first_line, reading
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+LONGEST_ROW = 1 << 26  # bytes; a row is held in memory, a document of plain text is not
+
+_UTF8_MARK = codecs.BOM_UTF8
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@contextmanager
+def reading_file(path: Path) -> Iterator[None]:
+    """Inside, ``path`` is read; what keeps it from that becomes a UserError. Parsing alone."""
+    fix = "make it readable or take it away"
+    with reading(f"the file {shown(path)}", fix):
+        try:
+            yield
+        except OSError as error:  # its message repeats the path
+            reason = error.strerror or first_line(error)
+            raise UserError(f"the file {shown(path)} cannot be read ({reason}): {fix}") from error
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a regular file, as they lie there."""
+    with reading_file(path):
+        # A pipe that somebody put here in the meantime would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"{shown(path)} is no regular file: take it away")
+            yield file
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
+    """The decompressed bytes of a file of text, after a byte-order mark."""
+    with open_file(path) as file, ExitStack() as stack:
+        plain = _decompressed(file, path.suffix.lower(), stack)
+        plain.read(_mark_length(plain, path))
+        yield plain
+
+
+def _decompressed(file: io.BufferedReader, suffix: str, stack: ExitStack) -> io.BufferedReader:
+    raw: BinaryIO
+    if suffix == ".gz":
+        import gzip
+
+        raw = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
+    elif suffix == ".bz2":
+        import bz2
+
+        raw = bz2.BZ2File(file)  # type: ignore[assignment]
+    elif suffix == ".xz":
+        import lzma
+
+        raw = lzma.LZMAFile(file)  # type: ignore[assignment]  # noqa: SIM115
+    elif suffix == ".zst":
+        import pyarrow as pa
+
+        raw = pa.input_stream(file, compression="zstd")
+    else:
+        return file
+    return stack.enter_context(io.BufferedReader(raw))  # type: ignore[arg-type]
+
+
+def _mark_length(file: io.BufferedReader, path: Path) -> int:
+    start = file.peek(4)[:4]
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise UserError(f"{shown(path)} looks like UTF-16 or UTF-32: save the file as UTF-8")
+    return len(_UTF8_MARK) if start.startswith(_UTF8_MARK) else 0
+
+
+def mark_length(path: Path) -> int:
+    """How many bytes a byte-order mark takes at the start of the text: 3 or 0."""
+    with open_file(path) as file, ExitStack() as stack:
+        return _mark_length(_decompressed(file, path.suffix.lower(), stack), path)
+
+
+def is_compressed(path: Path) -> bool:
+    return path.suffix.lower() in COMPRESSED
+
+
+def file_size(path: Path) -> int:
+    """Bytes of the file as it lies there."""
+    with reading_file(path):
+        return path.stat().st_size
+
+
+def text_size(path: Path) -> int:
+    """Bytes of the decompressed text, without a byte-order mark. Reads a compressed file."""
+    if not is_compressed(path):
+        return file_size(path) - mark_length(path)
+    with open_bytes(path) as file:
+        return sum(map(len, iter(lambda: file.read(PIECE), b"")))
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file only says where Git LFS keeps its content."""
+    with open_file(path) as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
+def bytes_from(path: Path, begin: int, end: int | None = None) -> Iterator[bytes]:
+    """The decompressed text from byte ``begin`` to ``end``, in chunks of at most 64 KiB."""
+    with open_bytes(path) as file:
+        if is_compressed(path):
+            _skip(file, begin)
+        else:
+            file.seek(begin, io.SEEK_CUR)
+        left = end - begin if end is not None else None
+        while data := file.read(PIECE if left is None else min(PIECE, left)):
+            yield data
+            left = None if left is None else left - len(data)
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    while count and (data := file.read(min(PIECE, count))):
+        count -= len(data)
+
+
+def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[str]:
+    """The text from byte ``begin`` to ``end``, in chunks; Windows line ends are read as ``\\n``.
+
+    Raises:
+        UserError: the file cannot be read, or a byte of it is not UTF-8 (with line and offset).
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    offset, held = begin, ""  # a "\r" is held back until it is known what comes after it
+    for data in bytes_from(path, begin, end):
+        if offset == 0 and data.count(0) * 10 > len(data):
+            raise UserError(
+                f"{shown(path)} is full of zero bytes, so it looks like UTF-16 or no text at all: "
+                "save it as UTF-8 or take it away"
+            )
+        text = held + _decoded(decoder, data, offset, path)
+        offset += len(data)
+        held = "\r" if text.endswith("\r") else ""
+        yield text.removesuffix("\r").replace("\r\n", "\n")
+    _decoded(decoder, b"", offset, path, final=True)
+    if held:
+        yield held
+
+
+def _decoded(
+    decoder: codecs.IncrementalDecoder, data: bytes, offset: int, path: Path, final: bool = False
+) -> str:
+    pending = len(decoder.getstate()[0])  # bytes of a character that the last read cut
+    try:
+        return decoder.decode(data, final)
+    except UnicodeDecodeError as error:
+        raise not_utf8(path, offset - pending + error.start) from None
+
+
+def not_utf8(path: Path, offset: int) -> UserError:
+    """The error for the byte at ``offset`` in the text of ``path``."""
+    line = 1
+    for data in bytes_from(path, 0, offset):
+        line += data.count(b"\n")
+    byte = next(bytes_from(path, offset, offset + 1), b"?")[0]
+    return UserError(
+        f"{shown(path)}, line {line}: byte 0x{byte:02x} at offset {offset + mark_length(path)} is "
+        "not UTF-8: save the file as UTF-8"
+    )
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a file of rows, each with its line break.
+
+    Raises:
+        UserError: as :func:`read_text`, and where a line is longer than 64 MiB.
+    """
+    offset = 0
+    with open_bytes(path) as file:
+        for number, data in enumerate(iter(lambda: file.readline(LONGEST_ROW + 1), b""), start=1):
+            if len(data) > LONGEST_ROW:
+                raise too_long(f"{shown(path)}, line {number},")
+            try:
+                yield data.decode()
+            except UnicodeDecodeError as error:
+                raise not_utf8(path, offset + error.start) from None
+            offset += len(data)
+
+
+def too_long(where: str) -> UserError:
+    """The error for a row that is larger than memory should have to hold."""
+    return UserError(
+        f"{where} is longer than {LONGEST_ROW >> 20} MiB: divide it into several documents, or "
+        "give it as .txt"
+    )

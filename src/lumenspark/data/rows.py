@@ -1,0 +1,209 @@
+"""Files in which a row is a document: JSON lines, JSON, CSV, Parquet, Arrow.
+
+Every row that cannot be read becomes a UserError with its file and line or row, whatever a
+parser raised; and no more than a row (at most 64 MiB) or a few are held in memory.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lumenspark.data.documents import (
+    MARK,
+    no_column,
+    normal_text,
+    row_text,
+    shown,
+    value_text,
+)
+from lumenspark.data.found_files import kind_of
+from lumenspark.data.opened import LONGEST_ROW, lines, open_bytes, open_file, read_text, too_long
+from lumenspark.errors import UserError, quoted, reading
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+T = TypeVar("T")
+
+FIX = "correct it or take it away"
+ROWS_AT_ONCE = 64  # of a table in columns
+END = object()
+
+_GAP = re.compile(r"[\s,]*")
+_NEARLY_ALL = 16  # characters; a JSON literal or escape that a chunk cut off is shorter
+
+
+def read_rows(path: Path, field: str) -> Iterator[str]:
+    """The texts of a file of rows, without those that are null."""
+    kind = kind_of(path)
+    if kind in (".parquet", ".arrow"):
+        yield from _column(path, field)
+    elif kind in (".csv", ".tsv"):
+        yield from _table(path, field, "," if kind == ".csv" else "\t")
+    elif kind == ".json" and _is_array(path):
+        yield from _array(path, field)
+    else:
+        yield from _json_lines(path, field)
+
+
+def guarded(items: Iterable[T], where: str, fix: str = FIX) -> Iterator[T]:
+    """``items``; whatever getting one of them raises becomes a UserError about ``where``."""
+    iterator: Iterator[T] | None = None
+    for number in count():
+        with reading(f"{where}, after row {number},", fix):
+            iterator = iterator or iter(items)
+            item: Any = next(iterator, END)
+        if item is END:
+            return
+        yield item
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    for number, line in enumerate(lines(path), start=1):
+        where = f"{shown(path)}, line {number}"
+        line = line.removeprefix(MARK)  # files that were joined have several
+        if line.strip():
+            text = row_text(_parsed(line, where), field, where)
+            if text is not None:
+                yield text
+
+
+def _parsed(line: str, where: str) -> object:
+    with reading(where, FIX):
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{where} is not JSON: {error.msg} (column {error.colno}); {FIX}"
+            ) from None
+        except ValueError:  # a number of more digits than Python turns into an integer
+            return json.loads(line, parse_int=float)
+
+
+def _is_array(path: Path) -> bool:
+    with open_bytes(path) as file:
+        return file.read(1 << 16).lstrip().startswith(b"[")
+
+
+def _array(path: Path, field: str) -> Iterator[str]:
+    for number, row in enumerate(_elements(path), start=1):
+        text = row_text(row, field, f"{shown(path)}, row {number}")
+        if text is not None:
+            yield text
+
+
+def _elements(path: Path) -> Iterator[object]:
+    """The objects in a JSON array, of which only one is held in memory."""
+    numbers = count(1)
+    where = f"{shown(path)}, row {next(numbers)}"
+    rest, wanted, begun = "", 0, False
+    for chunk in chain(read_text(path), [None]):
+        rest += chunk or ""
+        if chunk is not None and len(rest) < wanted:
+            continue  # a long row is not parsed anew with every chunk
+        place = _GAP.match(rest).end()  # type: ignore[union-attr]
+        if not begun and place < len(rest):
+            place, begun = place + 1, True  # after the bracket
+        while (found := _element(rest, place, where, last=chunk is None)) is not None:
+            row, place = found
+            if place < 0:
+                return
+            yield row
+            where = f"{shown(path)}, row {next(numbers)}"
+        rest = rest[place:]
+        wanted = max(2 * len(rest), 1)
+        if len(rest) > LONGEST_ROW:
+            raise too_long(where)
+    raise UserError(f"{where} is missing: the file ends before its list does, so fetch it again")
+
+
+def _element(text: str, place: int, where: str, last: bool) -> tuple[object, int] | None:
+    """The element at ``place`` and where it ends, -1 for the end of the array; None if cut off."""
+    place = _GAP.match(text, place).end()  # type: ignore[union-attr]
+    if place == len(text):
+        return None
+    if text[place] == "]":
+        return None, -1
+    with reading(where, FIX):
+        try:
+            return json.JSONDecoder().raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated") or error.pos > len(text) - _NEARLY_ALL
+            if cut and not last:
+                return None
+            raise UserError(f"{where} is not JSON: {error.msg}; {FIX}") from None
+        except ValueError:  # a number of more digits than Python turns into an integer
+            return json.JSONDecoder(parse_int=float).raw_decode(text, place)
+
+
+def _table(path: Path, field: str, delimiter: str) -> Iterator[str]:
+    csv.field_size_limit(LONGEST_ROW)
+    reader = csv.reader(lines(path), delimiter=delimiter, strict=True)
+    rows = guarded(reader, shown(path))
+    header = next(rows, [])
+    if field not in header:
+        raise no_column(shown(path), field, header)
+    for row in rows:
+        if row and len(row) != len(header):
+            raise UserError(
+                f"{shown(path)}, line {reader.line_num}: {len(row)} values where the first line "
+                f"names {len(header)} columns: put texts with {quoted(delimiter)} in them in "
+                "double quotes"
+            )
+        if row:
+            yield normal_text(row[header.index(field)])
+
+
+def _column(path: Path, field: str) -> Iterator[str]:
+    batches = _parquet(path, field) if kind_of(path) == ".parquet" else _arrow(path, field)
+    values = chain.from_iterable(batches)
+    for number, value in enumerate(guarded(values, shown(path)), start=1):
+        where = f"{shown(path)}, row {number}"
+        with reading(where, FIX):
+            content = value.as_py()
+        text = value_text(content, f"{where}: the column {quoted(field)}")
+        if text is not None:
+            yield text
+
+
+def _parquet(path: Path, field: str) -> Iterator[Any]:
+    with open_parquet(path) as file:
+        _check_column(path, field, file.schema_arrow.names)
+        batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[field], use_threads=False)
+        yield from (batch.column(0) for batch in batches)
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator["ParquetFile"]:
+    import pyarrow.parquet as pq
+
+    with open_file(path) as opened:
+        file = pq.ParquetFile(opened, buffer_size=1 << 20, page_checksum_verification=True)
+        with file:
+            yield file
+
+
+def _arrow(path: Path, field: str) -> Iterator[Any]:
+    """The column of an Arrow file or stream; ``save_to_disk`` of `datasets` writes streams."""
+    import pyarrow as pa
+
+    with open_file(path) as file:
+        is_file = file.peek(6)[:6] == b"ARROW1"
+        reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+        _check_column(path, field, reader.schema.names)
+        place = reader.schema.names.index(field)
+        batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+        for batch in batches:
+            column = batch.column(place)
+            column.validate(full=True)  # offsets that lead outside would be followed
+            yield column
+
+
+def _check_column(path: Path, field: str, columns: list[str]) -> None:
+    if field not in columns:
+        raise no_column(shown(path), field, columns)
