@@ -44,6 +44,7 @@ _WORDS = {
 }
 _LONGEST_FIRST = "|".join(sorted(_WORDS, key=len, reverse=True))
 _SPLIT_WORD = re.compile(_LONGEST_FIRST)
+_SPLIT_WORDS = re.compile(rf"(?:{_LONGEST_FIRST})+")
 _GLUED = re.compile(rf"((?:{_LONGEST_FIRST})+)(?:set|split|data|text|file|part)?")
 _SMALL = re.compile(  # words after a split's that say nothing else
     "of|parts?|shards?|chunks?|splits?|set|data|dataset|files?|texts?|raw|token(?:s|ized)?|copy|full|"
@@ -53,6 +54,7 @@ _SMALL = re.compile(  # words after a split's that say nothing else
 _HELD_OUT = re.compile(r"(held|hold)[\W_]+out(?![a-z])")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _WORD = re.compile(r"[^\W\d_]+")
+_NO_LETTERS = re.compile(r"[\W\d_]+")
 
 
 def split_by_name(name: str) -> str | None:
@@ -68,7 +70,7 @@ def split_by_name(name: str) -> str | None:
     if not splits:
         return None
     ends = all(map(_SMALL.fullmatch, words[max(places) + 1 :]))
-    return splits.pop() if len(splits) == 1 and ends else ""
+    return _only(splits) if ends else ""
 
 
 def _splits_in(word: str) -> set[str]:
@@ -83,22 +85,26 @@ def splits_of_names(names: Iterable[str]) -> dict[str, str | None]:
     Names that are the same but for a word for a split, numbers aside, name their splits.
     """
     said = {name: split_by_name(name) for name in names}
-    alike: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    alike: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in said:
-        text = re.sub(r"\d+", "", _HELD_OUT.sub(r"\1out", name.lower()))
-        for match in _SPLIT_WORD.finditer(text):
-            rest = f"{text[: match.start()]}\0{text[match.end() :]}"
-            alike[rest][_WORDS[match[0]]].add(name)
+        text = _NO_LETTERS.sub(" ", _HELD_OUT.sub(r"\1out", name.lower()))
+        for match in _SPLIT_WORDS.finditer(text):
+            rest = f"{text[: match.start()]}\0{text[match.end() :]}".strip()
+            alike[rest][_only(_splits_in(match[0]))].append(name)
     together: dict[str, set[str]] = defaultdict(set)
     for splits in alike.values():
-        if len(splits) > 1:
-            for split, members in splits.items():
-                for name in members:
-                    together[name].add(split)
-    for name, splits_found in together.items():
-        if said[name] in (None, ""):
-            said[name] = splits_found.pop() if len(splits_found) == 1 else ""
-    return said
+        for split, members in splits.items() if len(splits) > 1 else ():
+            for name in members:
+                together[name].add(split)
+    return {
+        name: split or (_only(together[name]) if name in together else split)
+        for name, split in said.items()
+    }
+
+
+def _only(splits: set[str]) -> str:
+    """The one split; an empty string where there are several."""
+    return next(iter(splits)) if len(splits) == 1 else ""
 
 
 class UnclearNamesError(Exception):
