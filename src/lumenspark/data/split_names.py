@@ -89,7 +89,8 @@ def splits_of_names(names: Iterable[str]) -> dict[str, str | None]:
     for name in said:
         text = _NO_LETTERS.sub(" ", _HELD_OUT.sub(r"\1out", name.lower()))
         for match in _SPLIT_WORDS.finditer(text):
-            rest = f"{text[: match.start()]}\0{text[match.end() :]}".strip()
+            after = [word for word in text[match.end() :].split() if not _SMALL.fullmatch(word)]
+            rest = f"{text[: match.start()]}\0{' '.join(after)}"
             alike[rest][_only(_splits_in(match[0]))].append(name)
     together: dict[str, set[str]] = defaultdict(set)
     for splits in alike.values():
