@@ -128,6 +128,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         thread.join()
 
 
+CARDS: dict[str, object] = {}
 LANGUAGES = {"org/one": "de", "org/list": ["de"], "org/two": ["de", "en"]}
 
 
@@ -135,7 +136,8 @@ class Card(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub_id, _, revision = self.path.removeprefix("/api/datasets/").partition("/revision/")
         content = {"id": hub_id, "sha": ("b" if revision else "a") * 40, "siblings": []}
-        content["cardData"] = {"license": "mit", "language": LANGUAGES.get(hub_id)}
+        card = {"license": "mit", "language": LANGUAGES.get(hub_id)}
+        content["cardData"] = CARDS.get(hub_id, card)
         data = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -183,3 +185,84 @@ def test_offline_mode_needs_a_full_revision(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError, match=r"offline mode .* give the revision as a full commit id"):
         open_corpus("org/set")
     assert open_corpus("org/set", revision="a" * 40).revision == "a" * 40
+
+
+# --- what strangers put on the hub -------------------------------------------------------------
+
+
+def set_with_splits(folder: Path, *names: str) -> HubSet:
+    """A set whose card names its splits; a row is the name of its split."""
+    folder.mkdir()
+    lines = [f"  - split: {name}\n    path: {name}.parquet" for name in names]
+    card = "\n".join(["---", "configs:", "- config_name: default", "  data_files:", *lines, "---"])
+    (folder / "README.md").write_text(card)
+    for name in names:
+        pq.write_table(pa.table({"text": [name]}), folder / f"{name}.parquet")
+    return HubSet("org/set", str(folder), revision="0" * 40)
+
+
+def test_splits_that_are_not_read_are_said(tmp_path: Path) -> None:
+    corpus = set_with_splits(tmp_path / "set", "train", "validation", "heldout", "train_extra")
+    assert corpus.splits() == ("train", "validation")
+    assert not corpus.is_divided()
+    said = str(corpus.what_is_left_out())
+    assert said.startswith("left out: 2 splits of ")
+    assert said.endswith("(heldout, train_extra)")
+
+
+@pytest.mark.parametrize("names", [("val", "validation"), ("validation", "dev"), ("val", "dev")])
+def test_of_two_validation_splits_the_plain_one_is_read(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    corpus = set_with_splits(tmp_path / "set", "train", *names)
+    (read,) = corpus.pieces("validation")
+    assert read.text == ("validation" if "validation" in names else "val")
+    assert len(corpus.left_out) == 1
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), KeyError("features"), MemoryError()])
+def test_whatever_loading_a_set_raises_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", broken)
+    with pytest.raises(UserError, match=r"the data set .* cannot be loaded: .*; choose another"):
+        HubSet("org/set", str(tmp_path), revision="0" * 40).splits()
+
+
+@pytest.mark.parametrize("rows", [b"PAR1 nothing PAR1", b"", b"\0" * 4096])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_damaged_files_of_a_set_are_a_sentence(
+    tmp_path: Path, rows: bytes, streaming: bool
+) -> None:
+    corpus = hub_set(tmp_path / "set", {"train": ["x"], "test": ["y"]}, streaming=streaming)
+    (tmp_path / "set" / "train-00000-of-00001.parquet").write_bytes(rows)
+    with pytest.raises(UserError, match=r"(org/set|the data set) .*cannot be (loaded|read)"):
+        list(corpus.pieces("train"))
+
+
+def test_rows_that_are_no_text_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": [["a"]]}), folder / "train-0.parquet")
+    pq.write_table(pa.table({"text": [["a"]]}), folder / "test-0.parquet")
+    corpus = HubSet("org/set", str(folder), revision="0" * 40)
+    with pytest.raises(UserError, match=r"org/set, train, row 1: the field 'text' is list, not"):
+        list(corpus.pieces("train"))
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("card", [[], "text", {"license": []}, {"license": {}, "language": [1]}])
+def test_a_card_that_says_nothing_sensible_is_passed_over(
+    card: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CARDS, "org/odd", card)
+    try:
+        corpus = open_corpus("org/odd")
+    except UserError as error:
+        assert "what the hub says of the dataset 'org/odd' cannot be read" in str(error)  # noqa: PT017
+    else:
+        assert corpus.language is None
+        assert corpus.license is None or isinstance(corpus.license, str)

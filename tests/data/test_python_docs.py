@@ -51,3 +51,18 @@ def test_it_is_the_same_in_another_process_with_or_without_its_cache(
 def test_its_card_facts() -> None:
     corpus: Corpus = open_corpus("python-docs")
     assert (corpus.license, corpus.language, corpus.hub_id) == ("PSF-2.0", "en", None)
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"digest": "0", "texts": ["other text"]}', "\xff", ""]
+)
+def test_a_damaged_cache_is_made_again(
+    own_cache: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumenspark.data.python_docs._docstrings", lambda _: iter(["a module\n"]))
+    expected = open_corpus("python-docs").digest()
+    (path,) = (own_cache / "python-docs").iterdir()
+    path.write_bytes(damage.encode("latin-1"))
+    assert open_corpus("python-docs").digest() == expected
+    monkeypatch.setattr("lumenspark.data.python_docs._topics", None)
+    assert open_corpus("python-docs").digest() == expected  # it has been kept again

@@ -1,10 +1,12 @@
 """Preparing a corpus: the ids, the cache, and what happens when something is wrong."""
 
+import json
 import os
 import subprocess
 import sys
 import tracemalloc
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -286,3 +288,119 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_the_cache(folder: Path, nam
         UserError, match=rf"^the file {folder / name} cannot be read \(No such file"
     ):
         prepare(corpus, vocab_size=300)
+
+
+# --- what lies in the cache is what was written ------------------------------------------------
+
+
+def shuffled(path: Path) -> None:
+    ids = np.fromfile(path, "<u2")
+    np.random.default_rng(0).permutation(ids).tofile(path)
+
+
+def swapped_vocabulary(path: Path) -> None:
+    text = path.read_text("utf-8")
+    content = json.loads(text)
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+    os.truncate(path, len(text.encode()))
+
+
+def one_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def other_count(path: Path) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    content["splits"]["train"]["bytes"] += 1
+    path.write_text(json.dumps(content), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("train.bin", shuffled),
+        ("tokenizer.json", swapped_vocabulary),
+        ("train.bin", one_bit),
+        ("test.offsets.bin", one_bit),
+        ("meta.json", other_count),
+    ],
+)
+def test_an_entry_that_is_not_what_was_written_is_made_again_and_that_is_said(
+    folder: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    first = prepared(folder)
+    whole = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    damage(first.folder / name)
+    assert (first.folder / name).read_bytes() != whole[name]
+    said: list[str] = []
+    second = prepared(folder, report=said.append)
+    assert said[0] == (
+        f"the token ids in {first.folder} are made again: {name} is not what was written"
+    )
+    assert {path.name: path.read_bytes() for path in second.folder.iterdir()} == whole
+    assert names(first.folder.parent) == [first.folder.name]
+
+
+def test_the_same_text_gives_the_same_files_anywhere(folder: Path, tmp_path: Path) -> None:
+    one, two = (prepared(folder, cache=tmp_path / name) for name in ("one", "two"))
+    assert one.digest == two.digest
+    for path in one.folder.iterdir():
+        assert path.read_bytes() == (two.folder / path.name).read_bytes()
+
+
+def test_large_files_are_compared_by_blocks_and_whole_on_request(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumenspark.data.tokens.CHECKED_WHOLE", 256)  # blocks of 4 bytes
+    first = prepared(folder)
+    path = first.folder / "train.bin"
+    size = path.stat().st_size
+    begins = {number * (size - 4) // 63 for number in range(64)}
+    seen = {begin + offset for begin in begins for offset in range(4)}
+    unseen = next(place for place in range(size) if place not in seen)
+
+    def change(place: int) -> None:
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+
+    said: list[str] = []
+    change(unseen)
+    prepared(folder, report=said.append)
+    assert "made again" not in said[0]
+    prepared(folder, report=said.append, check_every_byte=True)
+    assert any("train.bin is not what was written" in line for line in said)
+    for place in (0, size - 1, next(iter(begins))):
+        said.clear()
+        change(place)
+        prepared(folder, report=said.append)
+        assert "train.bin is not what was written" in said[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on files there")
+@pytest.mark.parametrize("limit", [2_000, 30_000])
+def test_a_full_disk_names_the_file_and_what_to_do(
+    folder: Path, own_cache: Path, limit: int
+) -> None:
+    """A limit on the size of files, which a process meets as it meets a full disk."""
+    script = (
+        "import resource, signal, sys\n"
+        "from lumenspark.data.corpora import open_corpus\n"
+        "from lumenspark.data.tokens import prepare\n"
+        "from lumenspark.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
+        "try: prepare(open_corpus(sys.argv[1]), vocab_size=300)\n"
+        "except UserError as error: print(error)"
+    )
+    (folder / "train" / "c.txt").write_text(LINES * 4)
+    command = [sys.executable, "-c", script, str(folder), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    file = "tokenizer.json" if limit == 2_000 else "train.bin"
+    assert f"the cache folder {own_cache / 'tokens'} cannot be written" in done.stdout
+    assert f"{file}'): free some space, or set LUMENSPARK_CACHE" in done.stdout
+    assert names(own_cache / "tokens") == []

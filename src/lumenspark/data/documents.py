@@ -50,7 +50,8 @@ class Corpus(ABC):
         revision: the hub commit, resolved.
         license: as the source names it, None when it does not.
         language: ISO 639-1 code, None when the source names none or several.
-        left_out: what lies there and is not read, by name: files, or splits of a hub set.
+        left_out: what lies there and is not read, by name: files, or splits of a hub set (which
+            are known after the first look at it).
     """
 
     name: str
@@ -130,7 +131,9 @@ class Corpus(ABC):
         if not self.left_out:
             return None
         count = len(self.left_out)
-        return f"left out: {count:,} {'file' if count == 1 else 'files'} ({listed(self.left_out)})"
+        noun, source = ("file", "") if self.hub_id is None else ("split", f" of {self.hub_id}")
+        counted = f"{count:,} {noun}{'' if count == 1 else 's'}{source}"
+        return f"left out: {counted} ({listed(self.left_out)})"
 
     def text_chunks(self, split: str) -> Iterator[str]:
         """The split as one raw text, bit by bit, with a line break between documents without one.

@@ -121,7 +121,7 @@ class HubSet(Corpus):
             if split in SPLITS and split not in sets:
                 sets[split] = rows
             else:
-                self.left_out += (f"the split {name}",)
+                self.left_out += (name,)
         if not sets:
             raise UserError(
                 f"{self.hub_id} has no train, validation or test split, only "
@@ -175,10 +175,9 @@ def open_hub(
         streaming=streaming,
     )
     card = info.card_data if info else None
-    if card:  # which anybody may have written
-        corpus.license = next(iter(_texts(card.license)), None)
-        languages = _texts(card.language)
-        corpus.language = languages[0] if len(languages) == 1 else None
+    corpus.license = next(iter(_texts(card, "license")), None)
+    languages = _texts(card, "language")
+    corpus.language = languages[0] if len(languages) == 1 else None
     return corpus
 
 
@@ -254,7 +253,8 @@ def _offline(kind: str, hub_id: str, config: str | None) -> str:
     )
 
 
-def _texts(value: object) -> list[str]:
-    """A card's field, which may be a text, a list of them, or anything else."""
+def _texts(card: object, field: str) -> list[str]:
+    """A field of a card, which anybody may have written: a text, a list of them, or anything."""
+    value = getattr(card, field, None)
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str)]

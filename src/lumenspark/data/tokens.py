@@ -166,8 +166,9 @@ def prepare(
 
 def _require(corpus: Corpus, needed: tuple[str, ...]) -> None:
     """Raise UserError where a split has no text, before any is tokenised."""
-    for split in needed:
-        next(corpus.pieces(split))
+    absent = [split for split in needed if split not in corpus.splits()]
+    for split in absent or needed:
+        next(corpus.pieces(split))  # raises where there is nothing
 
 
 def _described(corpus: Corpus, tokens: PreparedTokens) -> Iterator[str]:
