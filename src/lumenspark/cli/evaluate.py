@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> None:
 
     run = None if (Path(options.model) / "config.json").is_file() else find_run(options.model)
     corpus = asked_corpus(options, run)
+    if left_out := corpus.what_is_left_out():
+        print(left_out, file=sys.stderr)
     device = choose_device(options.device)
     model, tokenizer = load(options.model, options.checkpoint, device, options.trust_remote_code)
     with progress_bar() as progress:

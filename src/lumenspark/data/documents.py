@@ -213,7 +213,7 @@ def row_text(row: object, field: str, where: str) -> str | None:
         )
     if field not in row:
         raise UserError(f"{where} has no field {quoted(field)} ({_present(row)}): {TEXT_FIELD_FIX}")
-    return value_text(row[field], f"{where}: the field {quoted(field)}")
+    return value_text(row[field], field, where)
 
 
 def no_column(where: str, field: str, columns: Iterable[object]) -> UserError:
@@ -227,14 +227,17 @@ def _present(names: Iterable[object]) -> str:
     return f"it has: {listed([quoted(name) for name in islice(names, 6)]) or 'none'}"
 
 
-def value_text(text: object, where: str) -> str | None:
-    """A row's text as a document: no byte-order mark before it, line ends as ``\\n``."""
+def value_text(text: object, field: str, where: str) -> str | None:
+    """The value of a row's field or column as a document; None where it is null."""
     if text is None:
         return None
     if not isinstance(text, str):
-        raise UserError(f"{where} is {type(text).__name__}, not text: {TEXT_FIELD_FIX}")
+        kind = type(text).__name__
+        raise UserError(f"{where}: the field {quoted(field)} is {kind}, not text: {TEXT_FIELD_FIX}")
     if _HALF_PAIR.search(text):
-        raise UserError(f"{where} has half of a surrogate pair: remove it")
+        raise UserError(
+            f"{where}: the field {quoted(field)} has half of a surrogate pair: remove it"
+        )
     return normal_text(text)
 
 

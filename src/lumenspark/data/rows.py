@@ -52,20 +52,29 @@ def read_rows(path: Path, field: str) -> Iterator[str]:
 
 
 def guarded(items: Iterable[T], where: str, fix: str = FIX) -> Iterator[T]:
-    """``items``; whatever getting one of them raises becomes a UserError about ``where``."""
+    """``items``; whatever getting one of them raises becomes a UserError about ``where``.
+
+    ``where`` gets the number of items that could be had before it: "a.csv, after row 7,".
+    """
+    number = 0
     iterator: Iterator[T] | None = None
-    for number in count():
-        with reading(f"{where}, after row {number},", fix):
+    while True:
+        try:
             iterator = iterator or iter(items)
             item: Any = next(iterator, END)
+        except Exception as error:
+            with reading(f"{where}, after row {number},", fix):
+                raise error
         if item is END:
             return
+        number += 1
         yield item
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
+    name = shown(path)
     for number, line in enumerate(lines(path), start=1):
-        where = f"{shown(path)}, line {number}"
+        where = f"{name}, line {number}"
         line = line.removeprefix(MARK)  # files that were joined have several
         if line.strip():
             text = row_text(_parsed(line, where), field, where)
@@ -74,14 +83,12 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
 
 
 def _parsed(line: str, where: str) -> object:
-    with reading(where, FIX):
-        try:
-            return json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where} is not JSON: {error.msg} (column {error.colno}); {FIX}"
-            ) from None
-        except ValueError:  # a number of more digits than Python turns into an integer
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error.msg} (column {error.colno}); {FIX}") from None
+    except Exception:  # too deep, or a number of more digits than Python turns into an integer
+        with reading(where, FIX):
             return json.loads(line, parse_int=float)
 
 
@@ -160,15 +167,26 @@ def _table(path: Path, field: str, delimiter: str) -> Iterator[str]:
 
 
 def _column(path: Path, field: str) -> Iterator[str]:
+    name, number = shown(path), 0
     batches = _parquet(path, field) if kind_of(path) == ".parquet" else _arrow(path, field)
-    values = chain.from_iterable(batches)
-    for number, value in enumerate(guarded(values, shown(path)), start=1):
-        where = f"{shown(path)}, row {number}"
-        with reading(where, FIX):
-            content = value.as_py()
-        text = value_text(content, f"{where}: the column {quoted(field)}")
-        if text is not None:
-            yield text
+    for column in batches:
+        for content in _values(column, name, number + 1):
+            number += 1
+            text = value_text(content, field, f"{name}, row {number}")
+            if text is not None:
+                yield text
+
+
+def _values(column: Any, name: str, first: int) -> list[object]:
+    """What a column holds in Python; ``first`` is the number of its first row."""
+    try:
+        return column.to_pylist()
+    except Exception:  # one by one, to know in which row it is
+        values = []
+        for number, value in enumerate(column, first):
+            with reading(f"{name}, row {number}", FIX):
+                values.append(value.as_py())
+        return values
 
 
 def _parquet(path: Path, field: str) -> Iterator[Any]:
@@ -200,8 +218,17 @@ def _arrow(path: Path, field: str) -> Iterator[Any]:
         batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
         for batch in batches:
             column = batch.column(place)
-            column.validate(full=True)  # offsets that lead outside would be followed
+            _check_offsets(column)
             yield column
+
+
+def _check_offsets(column: Any) -> None:
+    """Raise where an offset leads outside a column of an Arrow file: it would be followed."""
+    import pyarrow as pa
+
+    as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+    # a text that is not UTF-8 passes, and is found with its row
+    (column.view(as_bytes) if as_bytes else column).validate(full=True)
 
 
 def _check_column(path: Path, field: str, columns: list[str]) -> None:

@@ -18,7 +18,7 @@ that name different splits are refused.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 SPLITS = ("train", "validation", "test")
@@ -82,25 +82,37 @@ def _splits_in(word: str) -> set[str]:
 def splits_of_names(names: Iterable[str]) -> dict[str, str | None]:
     """What :func:`split_by_name` says of names that lie side by side, and what they say together.
 
-    Names that are the same but for a word for a split, numbers aside, name their splits.
+    Names that are the same but for a word for a split, numbers and small words aside, name their
+    splits.
     """
     said = {name: split_by_name(name) for name in names}
+    together = _splits_of_alike(said)
+    return {
+        name: split or (_only(together[name]) if name in together else split)
+        for name, split in said.items()
+    }
+
+
+def _splits_of_alike(names: Iterable[str]) -> dict[str, set[str]]:
+    """The splits of those names that differ from another one by a split alone."""
     alike: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in said:
-        text = _NO_LETTERS.sub(" ", _HELD_OUT.sub(r"\1out", name.lower()))
-        for match in _SPLIT_WORDS.finditer(text):
-            after = [word for word in text[match.end() :].split() if not _SMALL.fullmatch(word)]
-            rest = f"{text[: match.start()]}\0{' '.join(after)}"
-            alike[rest][_only(_splits_in(match[0]))].append(name)
+    for name in names:
+        for rest, split in _without_split(name):
+            alike[rest][split].append(name)
     together: dict[str, set[str]] = defaultdict(set)
     for splits in alike.values():
         for split, members in splits.items() if len(splits) > 1 else ():
             for name in members:
                 together[name].add(split)
-    return {
-        name: split or (_only(together[name]) if name in together else split)
-        for name, split in said.items()
-    }
+    return together
+
+
+def _without_split(name: str) -> Iterator[tuple[str, str]]:
+    """For each place in ``name`` with a word for a split: the rest of it, and the split."""
+    text = _NO_LETTERS.sub(" ", _HELD_OUT.sub(r"\1out", name.lower()))
+    for match in _SPLIT_WORDS.finditer(text):
+        after = [word for word in text[match.end() :].split() if not _SMALL.fullmatch(word)]
+        yield f"{text[: match.start()]}\0{' '.join(after)}", _only(_splits_in(match[0]))
 
 
 def _only(splits: set[str]) -> str:

@@ -1,0 +1,49 @@
+"""lumenspark prepare: what a person reads of the text."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lumenspark.cli import run
+
+
+def test_every_split_is_printed_with_files_documents_and_bytes(
+    text_folder: Path, tmp_path: Path, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path / "cache"))
+    folder = Path(shutil.copytree(text_folder, tmp_path / "text"))
+    (folder / "paper.pdf").write_bytes(b"")
+    arguments = ("prepare", "lumiere-tiny", "--data", folder)
+    made, kept = call(*arguments).splitlines(), call(*arguments).splitlines()
+    assert made[-5:] == kept  # as well when it comes from the cache
+    assert kept[0] == "left out: 1 file (paper.pdf)"
+    for line, name, count in zip(
+        kept[1:4], ("train", "validation", "test"), (24, 6, 6), strict=True
+    ):
+        assert line.startswith(f"{name}: 1 file, {count} documents, ")
+        assert " bytes, " in line
+        assert line.endswith(" tokens")
+
+
+def test_text_without_validation_is_refused_before_it_is_tokenised(
+    text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "test"):
+        shutil.copy(text_folder / f"{name}.jsonl", tmp_path)
+    for verb in ("prepare", "train"):
+        assert run([verb, "lumiere-tiny", "--data", str(tmp_path)]) == 2
+        printed = capsys.readouterr()
+        assert "has no validation split, only train, test: name a file of it" in printed.err
+        assert "learning" not in printed.out
+
+
+def test_a_missing_text_field_is_said_as_the_options_are_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"content": "x"}\n')
+    assert run(["prepare", "lumiere-tiny", "--data", str(tmp_path)]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "has no field 'text' (it has: 'content'): name the right text field" in error
+    assert "--corpus.text-field for train, prepare and sweep, --text-field for evaluate" in error
