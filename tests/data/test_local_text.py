@@ -96,6 +96,7 @@ def test_a_field_may_be_large_and_a_list_longer_than_a_chunk(tmp_path: Path) -> 
         ("train.json", '[{"text": "a"}, {"text": 1}]', r"train\.json, row 2: the field 'text' is"),
         ("train.json", '[{"text": "a"}', r"train\.json, row 2 is missing: the file ends before"),
         ("train.json", '[{"text": "a"}, nope]', r"train\.json, row 2 is not JSON: Expecting val"),
+        ("train.json", '[{"text": "a"}]\n[{"text": "b"}]', r"row 2 comes after the end of the"),
         ("train.json", '{\n"text": "a"\n}', r"train\.json, line 1 is not JSON"),
         ("train.jsonl", '{"body": 1}', r"no field 'text'.*--corpus\.text-field .*--text-field for"),
         ("train.txt", "text".encode("utf-16"), r"train\.txt looks like UTF-16 or UTF-32: save"),

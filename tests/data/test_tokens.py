@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tracemalloc
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +172,10 @@ def test_what_killed_processes_left_goes_at_the_next_start(folder: Path, own_cac
     assert names(entries) == [tokens.folder.name]
 
 
-def test_processes_may_prepare_the_same_at_once(folder: Path, own_cache: Path) -> None:
+@pytest.mark.parametrize("before", ["nothing", "a damaged entry"])
+def test_processes_may_prepare_the_same_at_once(folder: Path, own_cache: Path, before: str) -> None:
+    if before == "a damaged entry":
+        one_bit(prepared(folder).folder / "train.bin")
     script = (
         "import sys; from lumenspark.data.corpora import open_corpus\n"
         "from lumenspark.data.tokens import prepare\n"
@@ -404,3 +409,28 @@ def test_a_full_disk_names_the_file_and_what_to_do(
     assert f"the cache folder {own_cache / 'tokens'} cannot be written" in done.stdout
     assert f"{file}'): free some space, or set LUMENSPARK_CACHE" in done.stdout
     assert names(own_cache / "tokens") == []
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_stays(
+    folder: Path, own_cache: Path
+) -> None:
+    (folder / "train" / "c.txt").write_text(LINES * 200)  # a second or so of work
+    script = (
+        "import sys; from lumenspark.data.corpora import open_corpus\n"
+        "from lumenspark.data.tokens import prepare\n"
+        "print(flush=True); prepare(open_corpus(sys.argv[1]), vocab_size=400)"
+    )
+    command = [sys.executable, "-c", script, str(folder)]
+    dice = random.Random(0)
+    for _ in range(15):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(dice.random())
+            process.kill()
+    tokens = prepared(folder, vocab_size=400)
+    assert names(own_cache / "tokens") == [tokens.folder.name]
+    decoded = tokens.tokenizer.decode(documents(tokens, "train")[2][1:-1])
+    assert decoded == unicodedata.normalize("NFKC", LINES * 200)

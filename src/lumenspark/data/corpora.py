@@ -88,11 +88,11 @@ def existing(source: str) -> Path | None:
         UserError: what no file can be called, or a path that may not be looked at.
     """
     if not source.strip():
-        raise UserError("the name of the text is empty: give a file, a folder or a data set")
+        raise UserError("the name is empty: give a file, a folder or an id of the hub")
     try:
         path = Path(source).expanduser()
         return path if path.exists() else None
     except (OSError, RuntimeError, ValueError) as error:  # too long; ~nobody; no permission
         raise UserError(
-            f"there is no text at {quoted(source)} ({first_line(error)}): check the path"
+            f"there is nothing at {quoted(source)} ({first_line(error)}): check the path"
         ) from error

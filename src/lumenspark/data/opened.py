@@ -40,7 +40,8 @@ def open_file(path: Path) -> Iterator[io.BufferedReader]:
     """The bytes of a regular file, as they lie there."""
     with reading_file(path):
         # A pipe that somebody put here in the meantime would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        binary = getattr(os, "O_BINARY", 0)  # Windows
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | binary)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise UserError(f"{shown(path)} is no regular file: take it away")
@@ -112,6 +113,8 @@ def text_size(path: Path) -> int:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Whether the file only says where Git LFS keeps its content."""
+    if file_size(path) > 1024:
+        return False
     with open_file(path) as file:
         return file.read(len(_POINTER)) == _POINTER
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -106,22 +106,24 @@ def _array(path: Path, field: str) -> Iterator[str]:
 
 def _elements(path: Path) -> Iterator[object]:
     """The objects in a JSON array, of which only one is held in memory."""
-    numbers = count(1)
-    where = f"{shown(path)}, row {next(numbers)}"
-    rest, wanted, begun = "", 0, False
-    for chunk in chain(read_text(path), [None]):
+    number, rest, wanted, begun = 1, "", 0, False
+    chunks = read_text(path)
+    for chunk in chain(chunks, [None]):
         rest += chunk or ""
         if chunk is not None and len(rest) < wanted:
             continue  # a long row is not parsed anew with every chunk
         place = _GAP.match(rest).end()  # type: ignore[union-attr]
         if not begun and place < len(rest):
             place, begun = place + 1, True  # after the bracket
+        where = f"{shown(path)}, row {number}"
         while (found := _element(rest, place, where, last=chunk is None)) is not None:
             row, place = found
-            if place < 0:
+            if row is END:
+                _check_end(chain([rest[place:]], chunks), where)
                 return
             yield row
-            where = f"{shown(path)}, row {next(numbers)}"
+            number += 1
+            where = f"{shown(path)}, row {number}"
         rest = rest[place:]
         wanted = max(2 * len(rest), 1)
         if len(rest) > LONGEST_ROW:
@@ -129,13 +131,21 @@ def _elements(path: Path) -> Iterator[object]:
     raise UserError(f"{where} is missing: the file ends before its list does, so fetch it again")
 
 
+def _check_end(chunks: Iterable[str], where: str) -> None:
+    if any(chunk.strip() for chunk in chunks):
+        raise UserError(
+            f"{where} comes after the end of the list: put all rows into one list, or write one a "
+            "line as .jsonl"
+        )
+
+
 def _element(text: str, place: int, where: str, last: bool) -> tuple[object, int] | None:
-    """The element at ``place`` and where it ends, -1 for the end of the array; None if cut off."""
+    """The element at ``place``, ``END`` after the last, and where it ends; None if cut off."""
     place = _GAP.match(text, place).end()  # type: ignore[union-attr]
     if place == len(text):
         return None
     if text[place] == "]":
-        return None, -1
+        return END, place + 1
     with reading(where, FIX):
         try:
             return json.JSONDecoder().raw_decode(text, place)
