@@ -295,6 +295,15 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_the_cache(folder: Path, nam
         prepare(corpus, vocab_size=300)
 
 
+def test_text_without_names_of_splits_is_said_to_be_divided(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "row {i}"}}\n' for i in range(200)))
+    for _ in range(2):  # made, and from the cache
+        said: list[str] = []
+        assert prepared(tmp_path, report=said.append).divided
+        assert f"{tmp_path} names no splits, so it is divided: 90% are for training" in said
+        assert said[-3].startswith("train: 1 file, ")
+
+
 # --- what lies in the cache is what was written ------------------------------------------------
 
 

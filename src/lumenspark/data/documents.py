@@ -71,7 +71,7 @@ class Corpus(ABC):
         """The splits that the source names; all three where it names none and text is divided."""
 
     def is_divided(self) -> bool:
-        """Whether the source names no splits, so that its documents are divided by their hash."""
+        """Whether the source names no splits, so that its documents are divided."""
         return False
 
     def file_count(self, split: str) -> int | None:

@@ -40,6 +40,9 @@ class PythonDocs(Corpus):
     def splits(self) -> tuple[str, ...]:
         return SPLITS
 
+    def is_divided(self) -> bool:
+        return True
+
     def digest(self) -> str:
         return _digest(self._texts)
 

@@ -91,6 +91,7 @@ class PreparedTokens:
         splits: ``train`` always; ``validation`` and ``test`` where the corpus has text for them.
         tokenizer: the one that made the ids.
         vocab_size: its entries, special tokens included; every id is smaller.
+        divided: whether the corpus names no splits, so that its documents were divided.
     """
 
     digest: str
@@ -98,6 +99,7 @@ class PreparedTokens:
     splits: TokenSplits
     tokenizer: Tokenizer
     vocab_size: int
+    divided: bool
 
 
 def prepare(
@@ -150,6 +152,9 @@ def prepare(
         if folder.exists():
             say(f"the token ids in {folder} are made again: {wrong}")
         _require(corpus, needed)
+    if left_out := corpus.what_is_left_out():
+        say(left_out)
+    if wrong:
         with writing_below(entries), temporary_folder(entries, ".preparing-") as temporary:
             tokenizer, frame = existing or _learn(corpus, vocab_size, headings, say)
             made = temporary / "made"
@@ -172,12 +177,9 @@ def _require(corpus: Corpus, needed: tuple[str, ...]) -> None:
 
 
 def _described(corpus: Corpus, tokens: PreparedTokens) -> Iterator[str]:
-    """What has been prepared: a line for each split, and what was left out."""
-    left_out = corpus.what_is_left_out()
-    if left_out:
-        yield left_out
-    if corpus.is_divided():
-        yield f"{shown(corpus.name)} names no splits, so its documents are divided by their hash"
+    """What has been prepared, a line for each split."""
+    if tokens.divided:
+        yield f"{shown(corpus.name)} names no splits, so it is divided: 90% are for training"
     for name, split in tokens.splits.items():
         files = corpus.file_count(name)
         counts = [] if files is None else [_counted(files, "file")]
@@ -208,7 +210,9 @@ def _learn(
         pieces = clean_articles(corpus.pieces("train"), corpus.layout, headings)
         return (piece.text for piece in pieces)
 
-    say(f"learning a vocabulary of {vocab_size:,} entries from the train split of {corpus.name}")
+    say(
+        f"learning a vocabulary of {vocab_size:,} entries from the train split of {shown(corpus.name)}"
+    )
     tokenizer = train_tokenizer(training_sample(texts, corpus.size("train")), vocab_size)
     if tokenizer.get_vocab_size() < vocab_size:
         say(f"the text gives no more than {tokenizer.get_vocab_size():,} entries")
@@ -249,6 +253,7 @@ def _fill(
         "headings": headings,
         "vocab_size": vocab_size,
         "dtype": dtype.str,
+        "divided": corpus.is_divided(),
         "splits": splits,
         "files": {path.name: _file_facts(path) for path in sorted(folder.iterdir())},
     }
@@ -383,6 +388,7 @@ def _open(folder: Path, digest: str, corpus: Corpus) -> PreparedTokens:
         splits=TokenSplits(splits, corpus.missing),
         tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
         vocab_size=meta["vocab_size"],
+        divided=meta["divided"],
     )
 
 
