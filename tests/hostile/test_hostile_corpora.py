@@ -454,6 +454,19 @@ def test_what_is_no_path_is_refused(
     assert len(str(error.value)) < LONGEST_MESSAGE
 
 
+@pytest.mark.parametrize("value", ["", "a" * 5000, "x\0y", "\ud800", "../..", "a\nb", "*"])
+@pytest.mark.parametrize("option", ["config", "text_field", "layout"])
+def test_odd_options_are_refused_or_taken(tmp_path: Path, option: str, value: str) -> None:
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text(GOOD)
+    found = check(folder, **{option: value})
+    if option == "config" and value in ("", "../.."):
+        assert found == {"train": "good"}
+    else:
+        assert isinstance(found, UserError)
+
+
 # --- what is no file ---------------------------------------------------------------------------
 
 

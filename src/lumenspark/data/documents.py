@@ -22,6 +22,7 @@ TEXT_FIELD_FIX = (
     "name the right text field (--corpus.text-field for train, prepare and sweep, --text-field for "
     "evaluate and compress)"
 )
+LONGEST_NAME = 400  # characters of a path in a message
 MARK = "\ufeff"  # a byte-order mark says how a file is encoded and is no part of its text
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -248,7 +249,7 @@ def normal_text(text: str) -> str:
 
 def shown(name: object) -> str:
     """A name for a message: as it is, or quoted where it holds line breaks or is not UTF-8."""
-    text = str(name)
+    text = shortened(str(name), LONGEST_NAME)
     return text if text.isprintable() else repr(text)
 
 

@@ -30,6 +30,7 @@ from lumenspark.data.opened import (
     mark_length,
     open_file,
     read_text,
+    reading_file,
     text_size,
 )
 from lumenspark.data.rows import open_parquet, read_rows
@@ -209,12 +210,14 @@ def open_files(source: str, layout: str, config: str | None, text_field: str) ->
 
 def _found(root: Path) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
     """A folder, and in it, relative to it, the files of text and the others."""
-    if root.is_dir():
+    with reading_file(root):
+        is_folder, is_file = root.is_dir(), root.is_file()
+    if is_folder:
         found = find_text(root)
         if not found.text:
             raise UserError(no_text(root, found.others))
         return root, found.text, found.others
-    if not root.is_file():
+    if not is_file:
         raise UserError(f"{shown(root)} is neither a file nor a folder: check the path")
     if kind_of(root) is None:
         raise UserError(no_text(root, ()))

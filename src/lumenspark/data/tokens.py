@@ -210,9 +210,8 @@ def _learn(
         pieces = clean_articles(corpus.pieces("train"), corpus.layout, headings)
         return (piece.text for piece in pieces)
 
-    say(
-        f"learning a vocabulary of {vocab_size:,} entries from the train split of {shown(corpus.name)}"
-    )
+    name = shown(corpus.name)
+    say(f"learning a vocabulary of {vocab_size:,} entries from the train split of {name}")
     tokenizer = train_tokenizer(training_sample(texts, corpus.size("train")), vocab_size)
     if tokenizer.get_vocab_size() < vocab_size:
         say(f"the text gives no more than {tokenizer.get_vocab_size():,} entries")
@@ -325,6 +324,8 @@ def _publish(made: Path, folder: Path, digest: str) -> None:
 
 def _what_is_wrong(folder: Path, digest: str, every_byte: bool = False) -> str | None:
     """Why an entry cannot be used: it is not there, not whole, or not what was written."""
+    if not (folder / "meta.json").is_file():
+        return "meta.json is missing"
     try:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
         if _meta_digest({key: meta[key] for key in meta if key != "sha256"}) != meta["sha256"]:
