@@ -7,7 +7,7 @@ Rows are those of .jsonl, .json, .csv, .tsv, .parquet and .arrow (which ``save_t
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -143,7 +143,7 @@ class LocalFiles(Corpus):
         for text in self._rows(path):
             data = text.encode()
             if len(data) > LONG:
-                begin, end = _parts(len(data), _window_of(data))[split]
+                begin, end = _parts(len(data), partial(_window_of, data))[split]
                 yield from cut([data[begin:end].decode()])
             else:
                 yield from in_split(cut([text]), split)
@@ -159,7 +159,7 @@ class LocalFiles(Corpus):
         """Where the splits lie in a plain file; None for one that is not divided by position."""
         if path not in self._divisions:
             size = text_size(path)
-            window = lambda place, length: b"".join(bytes_from(path, place, place + length))  # noqa: E731
+            window = partial(_window_of_file, path)
             self._divisions[path] = _parts(size, window) if size > LONG else None
         return self._divisions[path]
 
@@ -317,8 +317,12 @@ def _parts(size: int, window: Window) -> dict[str, tuple[int, int]]:
     return {"train": (0, validation), "validation": (validation, test), "test": (test, size)}
 
 
-def _window_of(data: bytes) -> Window:
-    return lambda place, length: data[place : place + length]
+def _window_of(data: bytes, place: int, length: int) -> bytes:
+    return data[place : place + length]
+
+
+def _window_of_file(path: Path, place: int, length: int) -> bytes:
+    return b"".join(bytes_from(path, place, place + length))
 
 
 def _boundary(size: int, share: float, window_at: Window) -> int:
