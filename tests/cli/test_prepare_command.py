@@ -1,5 +1,6 @@
 """lumenspark prepare: what a person reads of the text."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -47,3 +48,14 @@ def test_a_missing_text_field_is_said_as_the_options_are_called(
     error = " ".join(capsys.readouterr().err.split())
     assert "has no field 'text' (it has: 'content'): name the right text field" in error
     assert "--corpus.text-field for train, prepare and sweep, --text-field for evaluate" in error
+
+
+def test_evaluate_says_what_it_leaves_out_beside_the_figures(
+    copied: Path, text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(text_folder, tmp_path / "text"))
+    (folder / "paper.pdf").write_bytes(b"")
+    assert run(["evaluate", str(copied), "--data", str(folder), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "left out: 1 file (paper.pdf)" in printed.err
+    assert json.loads(printed.out)["split"] == "test"
