@@ -120,30 +120,48 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_leftovers(parent: Path) -> None:
+def remove_leftovers(parent: Path, prefix: str = ".") -> None:
     """Delete the temporary files and folders in ``parent`` whose process is no more.
 
-    Only for folders that are this package's own: whatever is named like a temporary file counts.
+    Whatever is named like a temporary file counts, so a folder that is not this package's own
+    needs a ``prefix`` that is.
     """
     if not parent.is_dir():
         return
     with suppress(OSError), _alone_in(parent):
         for path in parent.iterdir():
-            if _TEMPORARY.fullmatch(path.name) and not _is_held(path):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        path.unlink()
+            ours = path.name.startswith(prefix) and _TEMPORARY.fullmatch(path.name)
+            if ours and not _is_held(path):
+                with suppress(OSError):
+                    delete(path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename ``path`` to ``damaged-…`` beside it, out of the way, and return where it is now."""
+    aside, number = path.with_name(f"damaged-{path.name}"), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"damaged-{path.name}-{number}")
+    path.rename(aside)
+    return aside
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Inside, no other process makes a temporary file in ``folder`` or looks for leftovers.
 
-    Without it a file could be taken for a leftover between its making and its lock.
+    Without it a file could be taken for a leftover between its making and its lock. A temporary
+    folder is its process's own, and locked already.
     """
-    if fcntl is None:
+    if fcntl is None or _TEMPORARY.fullmatch(folder.name):
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,9 @@
 """From a recipe to a trained, evaluated model with its card: what `lumenspark train` does."""
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,8 +18,8 @@ from lumenspark.data.tokens import PreparedTokens
 from lumenspark.errors import UserError, first_line
 from lumenspark.evaluation.card import write_card
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.records import describe, store
-from lumenspark.files import write_file, write_json
+from lumenspark.evaluation.records import describe, read_evaluations, store
+from lumenspark.files import set_aside, write_file
 from lumenspark.inspect.contents import heads_content
 from lumenspark.inspect.pages.render import render_heads_page
 from lumenspark.inspect.recording import TEXT_TOKENS, Recorder, recorded_series
@@ -36,7 +39,7 @@ from lumenspark.training.device import (
     choose_precision,
     prepare_process,
 )
-from lumenspark.training.environment import describe_environment
+from lumenspark.training.environment import describe_environment, mend_environment
 from lumenspark.training.loop import Trainer
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import (
@@ -46,7 +49,7 @@ from lumenspark.training.recipe import (
     recipe_names,
     with_overrides,
 )
-from lumenspark.training.run import Run, get_run, new_run
+from lumenspark.training.run import Run, get_run, new_run, tidy_runs
 from lumenspark.training.sizes import check_starts_afresh, scaled
 from lumenspark.training.teachers import seconds_to_ask, train_teachers
 from lumenspark.training.text import (
@@ -61,6 +64,7 @@ MODELS: dict[str, tuple[type, type[LanguageModel]]] = {
     "lumiere": (LumiereConfig, LumiereForCausalLM),
     "lumenspark": (LumensparkConfig, LumensparkForCausalLM),
 }
+MADE_AT_THE_END = ("evaluation.json", "loss.svg", "README.md", "inspect.html")
 BUDGET_MARGIN = 0.97  # of the time that is left: steps are not all equally long
 
 
@@ -95,6 +99,7 @@ def train(
     """
     started = time.monotonic() if started is None else started
     reporter = reporter or Reporter()
+    tidy_runs()
     loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if size is None:
         wanted = with_overrides(loaded, overrides)
@@ -104,28 +109,81 @@ def train(
     setup = set_up(wanted, reporter)
     trainer = make_trainer(setup, reporter)
     fit_budget(trainer, started)
-    run = new_run(trainer.recipe)
     environment = describe_environment(trainer.recipe, setup.corpus, setup.tokens, setup.model)
-    write_json(run.path / "environment.json", environment)
+    run = new_run(trainer.recipe, environment)
     reporter.say(f"run {run.id}, in {run.path}")
-    train_in(run, trainer, setup, budget_from=started)
-    finish(run, setup, reporter)
+    with resumable(f"lumenspark resume {run.id}"):
+        train_in(run, trainer, setup, budget_from=started)
+        finish(run, setup, reporter)
     return run
 
 
 def resume(name: str, *, reporter: Reporter | None = None) -> Run:
-    """Go on with a run from its newest good checkpoint, to the end that its recipe names."""
+    """Go on with a run from its newest good checkpoint, to the end that its recipe names.
+
+    A run that was stopped before it had one begins at step 0. Files that are no part of a
+    checkpoint only describe the run: one that is damaged is put aside, and made again.
+    """
     reporter = reporter or Reporter()
     run = get_run(name)
-    setup = set_up(run.recipe(), reporter)
-    if setup.tokens.digest != run.environment().get("tokens_digest"):
-        raise UserError(
-            f"the text of run {run.id} has changed since it began: {setup.recipe.data} gives "
-            "other tokens now, so train a new run"
-        )
-    train_in(run, make_trainer(setup, reporter), setup)
-    finish(run, setup, reporter)
+    recipe = run.recipe()
+    _check_goes_on(run)
+    tidy_runs()
+    setup = set_up(recipe, reporter)
+    with resumable(f"lumenspark resume {run.id}"):
+        for problem in mend_files(run, setup):
+            reporter.say(problem)
+        if setup.tokens.digest != run.environment()["tokens_digest"]:
+            raise UserError(
+                f"the text of run {run.id} has changed since it began: {setup.recipe.data} gives "
+                "other tokens now, so put it back as it was, or train a new run"
+            )
+        train_in(run, make_trainer(setup, reporter), setup)
+        finish(run, setup, reporter)
     return run
+
+
+def _check_goes_on(run: Run) -> None:
+    """Raise UserError for a folder with a recipe that is no run, or has lost what it learned."""
+    begun = run.checkpoints.is_dir() and (run.has_checkpoints() or not any(run.metrics()))
+    if not begun:
+        raise UserError(
+            f"{run.path} holds no checkpoint to resume from: train a new run, with "
+            f"`lumenspark train {run.path / 'recipe.yaml'}`"
+        )
+
+
+def mend_files(run: Run, setup: Setup, name: str | None = None) -> Iterator[str]:
+    """Put damaged files of a run aside, before they could end its training, and say so.
+
+    ``name``: what ``environment.json`` calls the run, where that is not its id.
+    """
+    here = describe_environment(setup.recipe, setup.corpus, setup.tokens, setup.model)
+    problem = mend_environment(run, {"run": name or run.id} | here)
+    if problem is not None:
+        yield problem
+    if (problem := run.metrics_problem()) is not None:
+        yield f"{problem}: passed over"
+    for file in (run.path / made for made in MADE_AT_THE_END):
+        if os.path.lexists(file) and not file.is_file():
+            yield f"{file} is no file: kept as {set_aside(file).name}"
+    try:
+        read_evaluations(run.path)
+    except UserError as error:
+        yield f"{error} (kept as {set_aside(run.path / 'evaluation.json').name})"
+
+
+@contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """Inside, a disk that refuses (full, read-only) becomes a sentence on how to go on."""
+    try:
+        yield
+    except OSError as error:
+        name, reason = error.filename or "the disk", error.strerror or first_line(error)
+        raise UserError(
+            f"{name}: {reason}; nothing that was saved is lost: make room there, or make it "
+            f"writable, and go on with `{command}`"
+        ) from error
 
 
 def train_in(run: Run, trainer: Trainer, setup: Setup, budget_from: float | None = None) -> Trainer:

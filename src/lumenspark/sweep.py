@@ -12,8 +12,8 @@ told the same results.
 import hashlib
 import itertools
 import json
+import os
 import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,8 +27,17 @@ from lumenspark.data.tokenizer import load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError
-from lumenspark.files import locked, write_json
-from lumenspark.pipeline import Setup, fit_budget, make_trainer, new_model, set_up, train_in
+from lumenspark.files import delete, locked, set_aside, write_json
+from lumenspark.pipeline import (
+    Setup,
+    fit_budget,
+    make_trainer,
+    mend_files,
+    new_model,
+    resumable,
+    set_up,
+    train_in,
+)
 from lumenspark.sweeping.search import Grid, Sampler, make_search
 from lumenspark.sweeping.space import Range, Space, changes_cost, make_space
 from lumenspark.sweeping.trials import Training, Trial, best_first, read_trials, write_trials
@@ -38,7 +47,7 @@ from lumenspark.training.environment import describe_environment
 from lumenspark.training.loop import DivergedError, Stopped, Trainer
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import Recipe, load_recipe, with_overrides
-from lumenspark.training.run import Run, runs_folder
+from lumenspark.training.run import Run, make_run, runs_folder, tidy_runs
 from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens, with_full_names
 
 
@@ -68,6 +77,7 @@ def sweep(
     asked to stop, after saving.
     """
     reporter = reporter or Reporter()
+    tidy_runs()
     loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
     base = with_full_names(with_overrides(loaded, overrides))
     space = make_space(base, vary)
@@ -89,7 +99,10 @@ def sweep(
         "tokens_digest": tokens.digest,
     }
     folder = _folder_of(asked)
-    with locked(folder, f"another process is at work on the sweep in {folder}"):
+    with (
+        locked(folder, f"another process is at work on the sweep in {folder}"),
+        resumable("the same command"),
+    ):
         write_json(folder / "sweep.json", asked)
         running = _Running(base, search, seeds_used, tokens.digest, folder, reporter)
         return best_first(running.run())
@@ -149,6 +162,7 @@ class _Running:
         results = self.folder / "results.jsonl"
         finished = read_trials(results)
         for trial in finished:
+            _keep_the_best_only(trial)  # it may have been killed before it did
             self.done |= {_key(trial.values, each.seed): each for each in trial.trainings}
         self.reporter.say(
             f"sweep {self.folder.name}: {self.search.count} trials with {len(self.seeds)} seeds "
@@ -187,7 +201,7 @@ class _Running:
         chosen = ", ".join(f"{key} {value}" for key, value in values.items())
         self.reporter.say(f"trial {number} of {self.search.count}, seed {seed}: {chosen}")
         run = Run(self.folder / f"trial-{number:03d}-seed-{seed}")
-        goes_on = (run.path / "environment.json").is_file()
+        goes_on = _goes_on(run)
         reporter = _Indented(self.reporter.console)
         setup = set_up(run.recipe() if goes_on else self._recipe(values, seed), reporter)
         if setup.tokens.digest != self.tokens_digest:
@@ -197,7 +211,10 @@ class _Running:
         fits = setup.recipe.budget is not None and not goes_on and _cost(values) not in self.fitted
         if fits:
             fit_budget(trainer, started)
-        if not goes_on:
+        if goes_on:
+            for problem in mend_files(run, setup, f"{self.folder.name}/{run.id}"):
+                reporter.say(problem)
+        else:
             _lay_out(run, setup)
         diverged = False
         try:
@@ -252,13 +269,25 @@ class _Indented(Reporter):
         super().say(f"  {sentence}")
 
 
+def _goes_on(run: Run) -> bool:
+    """Whether a training was begun here that can be gone on with; what else is here is put aside.
+
+    Of a trial whose line in the results was lost, ``best`` alone is left.
+    """
+    if not os.path.lexists(run.path):
+        return False
+    left = [path.name for path in run.checkpoints.glob("[!.]*")] if run.path.is_dir() else []
+    whole = (run.path / "recipe.yaml").is_file() and run.checkpoints.is_dir() and left != ["best"]
+    if not whole:
+        set_aside(run.path)
+    return whole
+
+
 def _lay_out(run: Run, setup: Setup) -> None:
-    """A run's folder, as a training begins with it. ``environment.json`` comes last."""
-    shutil.rmtree(run.path, ignore_errors=True)
-    run.checkpoints.mkdir(parents=True)
-    run.write_recipe(setup.recipe)
+    """A run's folder, as a training begins with it."""
     environment = describe_environment(setup.recipe, setup.corpus, setup.tokens, setup.model)
-    write_json(run.path / "environment.json", environment)
+    identity = f"{run.path.parent.name}/{run.id}"  # trials of other sweeps are called alike
+    make_run(run.path, setup.recipe, {"run": identity} | environment)
 
 
 def _keep_the_best_only(trial: Trial) -> None:
@@ -266,7 +295,7 @@ def _keep_the_best_only(trial: Trial) -> None:
     for training in trial.trainings:
         for checkpoints in Path(training.run).rglob("checkpoints"):  # its teachers' too
             prune_checkpoints(checkpoints, keep=0)
-            shutil.rmtree(checkpoints / "last", ignore_errors=True)
+            delete(checkpoints / "last")
 
 
 def _key(values: dict[str, Any], seed: int) -> str:

@@ -57,10 +57,6 @@ def failing_at(trainer: Trainer, steps: set[int]) -> None:
     trainer.loss = sometimes
 
 
-def metrics(run: Run) -> list[dict[str, Any]]:
-    return list(run.metrics())
-
-
 def test_a_step_that_is_not_finite_goes_back_and_lowers_the_rate(
     text_folder: Path, own_runs: Path
 ) -> None:
@@ -68,7 +64,7 @@ def test_a_step_that_is_not_finite_goes_back_and_lowers_the_rate(
     failing_at(trainer, {7})
     run = new_run(trainer.recipe)
     trainer.train(run)
-    (event,) = (line for line in metrics(run) if line.get("event") == "rollback")
+    (event,) = run.events()
     assert (event["step"], event["to_step"], event["rate"]) == (7, 6, 0.5)
     assert any("back to step 6, at 0.5 times the rate" in each for each in reporter.sentences)
     assert checkpoint.checkpoint_step(run.checkpoint("last")) == 12
@@ -83,9 +79,8 @@ def test_metrics_keep_the_event_and_forget_what_was_undone(
     failing_at(trainer, {8, 10})  # both times after the checkpoint of step 6
     run = new_run(trainer.recipe)
     trainer.train(run)
-    lines = metrics(run)
-    assert [line["rate"] for line in lines if line.get("event") == "rollback"] == [0.5, 0.25]
-    steps = [line["step"] for line in lines if "loss" in line and "event" not in line]
+    assert [line["rate"] for line in run.events()] == [0.5, 0.25]
+    steps = [line["step"] for line in run.metrics() if "loss" in line]
     assert steps == [2, 4, 6, 8, 10, 12]
 
 
@@ -102,7 +97,7 @@ def test_weights_that_overflow_are_not_saved(text_folder: Path, own_runs: Path) 
     trainer._update = overflowing  # type: ignore[method-assign]
     run = new_run(trainer.recipe)
     trainer.train(run)
-    assert [line["to_step"] for line in metrics(run) if "event" in line] == [3]
+    assert [line["to_step"] for line in run.events()] == [3]
     weights = load_file(run.checkpoint("last") / "model.safetensors")
     assert all(torch.isfinite(weight).all() for weight in weights.values())
 

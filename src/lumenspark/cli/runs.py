@@ -1,5 +1,6 @@
 """lumenspark runs: what has been trained, with figures."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,44 +34,66 @@ def _show() -> None:
     for name in ("steps", "val loss", "card loss", "ppl", "bits/byte"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
-        try:
-            recipe = run.recipe()
-        except UserError as error:
-            print(f"passing over a run: {error}")
-            continue
-        best = [line["validation_loss"] for line in run.metrics() if "validation_loss" in line]
-        card, strided = (_newest(run, protocol) for protocol in ("card", "strided"))
-        table.add_row(
-            run.id,
-            recipe.name,
-            Path(recipe.data).name,
-            f"{_last_step(run)}/{recipe.train.steps}",
-            _figure(min(best, default=None)),
-            _figure(card.get("loss")),
-            _figure(card.get("perplexity"), 2),
-            _figure(strided.get("bits_per_byte")),
-        )
-    Console(highlight=False).print(table)
+        problems: list[str] = []
+        table.add_row(*map(printable, _row(run, problems)))
+        for problem in problems:
+            print(f"run {printable(run.id)}: {printable(problem)}")
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
-def _last_step(run: "Run") -> int:
-    return max((line["step"] for line in run.metrics()), default=0)
+def _row(run: "Run", problems: list[str]) -> list[str]:
+    """What can be read of a run; what cannot is added to ``problems``."""
+    recipe, steps = None, ""
+    try:
+        recipe = run.recipe()
+        steps = f"/{recipe.train.steps}"
+    except UserError as error:
+        problems.append(str(error))
+    if (problem := run.metrics_problem()) is not None:
+        problems.append(problem)
+    lines = list(run.metrics())
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    card, strided = _figures(run, problems)
+    return [
+        run.id,
+        recipe.name if recipe else "",
+        Path(recipe.data).name if recipe else "",
+        f"{max((line['step'] for line in lines), default=0)}{steps}",
+        _figure(min(filter(math.isfinite, losses), default=None)),
+        _figure(card.get("loss")),
+        _figure(card.get("perplexity"), 2),
+        _figure(strided.get("bits_per_byte")),
+    ]
 
 
-def _newest(run: "Run", protocol: str) -> dict[str, Any]:
-    """The newest figures of the best checkpoint by a protocol; empty where there are none."""
+def _figures(run: "Run", problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The newest figures of the best checkpoint by both protocols; empty where there are none."""
     from lumenspark.evaluation.records import read_evaluations
+
+    try:
+        entries = read_evaluations(run.path)
+        step = _best_step(run) if entries else None
+    except UserError as error:
+        problems.append(str(error))
+        return {}, {}
+    of_best = [e for e in entries if (e["checkpoint"], e.get("step")) == ("best", step)]
+    card, strided = ([e for e in of_best if e["protocol"] == p] for p in ("card", "strided"))
+    return card[-1] if card else {}, strided[-1] if strided else {}
+
+
+def _best_step(run: "Run") -> int:
     from lumenspark.training.checkpoint import checkpoint_step
 
-    fitting = [
-        entry
-        for entry in read_evaluations(run.path)
-        if entry["protocol"] == protocol
-        and entry["checkpoint"] == "best"
-        and entry["step"] == checkpoint_step(run.checkpoint("best"))
-    ]
-    return fitting[-1] if fitting else {}
+    return checkpoint_step(run.checkpoint("best"))
 
 
-def _figure(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _figure(value: Any, digits: int = 4) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else ""
+
+
+def printable(text: str) -> str:
+    """Text from outside for a terminal: what is no visible character becomes its escape."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(128 + stopped.signal)
     from rich.console import Console
 
-    Console(highlight=False).print(results_table(trials))
+    Console(highlight=False, markup=False, emoji=False).print(results_table(trials))
     print(last_words(trials[0], others))
 
 

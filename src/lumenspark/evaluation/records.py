@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lumenspark.errors import UserError
+from lumenspark.errors import reading
 from lumenspark.files import write_json
 
 
@@ -68,15 +68,11 @@ def read_evaluations(run_folder: Path) -> list[dict[str, Any]]:
     path = run_folder / "evaluation.json"
     if not path.exists():
         return []
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+    with reading(path, "it is damaged, so move it away and evaluate again"):
+        entries = list(json.loads(path.read_text(encoding="utf-8"))["evaluations"])
         for entry in entries:
             _key(entry)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}): move it away and evaluate again"
-        ) from error
-    return list(entries)
+    return entries
 
 
 def describe(evaluation: Evaluation) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from lumenspark.errors import UserError
 from lumenspark.evaluation.records import read_evaluations
+from lumenspark.training.tracking import read_metrics
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def read_run(run: Path, checkpoint: str) -> RunFiles:
         checkpoint=checkpoint,
         recipe=_read(run / "recipe.yaml", yaml.safe_load),
         environment=_read(run / "environment.json", json.loads),
-        metrics=_read(run / "metrics.jsonl", _json_lines),
+        metrics=read_metrics(run / "metrics.jsonl").measurements,
         evaluations=[
             entry
             for entry in read_evaluations(run)
@@ -78,11 +79,6 @@ def _read(path: Path, parse: Any) -> Any:
         raise UserError(f"{path} is missing: the card needs a complete run folder") from error
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged, so the card cannot be made: {error}") from error
-
-
-def _json_lines(text: str) -> list[dict[str, Any]]:
-    """The lines that are complete: a run that was killed may leave half of its last one."""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _step(marker: Path) -> int | None:

@@ -16,6 +16,7 @@ from lumenspark.training.checkpoint import MARKER
 from lumenspark.training.recipe import load_recipe, with_overrides
 from lumenspark.training.run import Run, runs_folder
 from lumenspark.training.text import open_recipe_corpus
+from lumenspark.training.tracking import read_metrics
 
 from .book import Trial
 
@@ -74,7 +75,7 @@ def train_cold(recipe: str, data: str, seed: int) -> Trial:
         },
         recipe=asdict(run.recipe()),
         environment=run.environment(),
-        metrics=list(run.metrics()),
+        metrics=read_metrics(run.metrics_file).lines,  # events too
         run=run.path,
     )
 

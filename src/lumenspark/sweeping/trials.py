@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lumenspark.errors import UserError
+from pydantic import TypeAdapter
+
+from lumenspark.errors import reading
 from lumenspark.files import write_file
 
 
@@ -88,13 +91,8 @@ def read_trials(file: Path) -> list[Trial]:
 
     Raises UserError where somebody has changed it.
     """
-    if not file.is_file():
+    if not os.path.lexists(file):
         return []
-    try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return [
-            Trial(**line | {"trainings": [Training(**training) for training in line["trainings"]]})
-            for line in lines
-        ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{file} is damaged ({error}): delete its folder to begin anew") from error
+    with reading(file, "delete its folder to begin anew"):
+        lines = file.read_bytes().splitlines()
+        return [TypeAdapter(Trial).validate_json(line, strict=True) for line in lines]

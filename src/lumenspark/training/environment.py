@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import torch
 
 from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokens import PreparedTokens
+from lumenspark.errors import UserError
+from lumenspark.files import set_aside, write_json
 
 from .recipe import Recipe
-from .run import now
+from .run import Run, now
+
+WAIT_FOR_GIT = 10.0  # seconds
 
 
 def describe_environment(
@@ -50,6 +55,40 @@ def describe_environment(
     }
 
 
+def mend_environment(run: Run, here: Mapping[str, Any]) -> str | None:
+    """Write a run's environment.json again where it is missing or damaged, or lacks something.
+
+    ``here``: what it would be if the run began now. Returns a sentence on what was wrong.
+    """
+    file = run.path / "environment.json"
+    is_there = os.path.lexists(file)
+    problem = f"{file} is damaged" if is_there else f"{file} is missing"
+    try:
+        found = run.environment()
+    except UserError:
+        found = {}
+    mended = _mended(found, here)
+    if mended == found:
+        return None
+    only_lacks = found != {} and mended | found == mended  # what earlier versions did not note
+    if is_there and not only_lacks:
+        problem += f", kept as {set_aside(file).name}"
+    write_json(file, mended)
+    return None if only_lacks else f"{problem}: it is written again, as things are now"
+
+
+def _mended(found: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """``found``, with ``here``'s value for each key that it lacks or that has another type."""
+    mended = dict(found)
+    for key, value in here.items():
+        old = found.get(key)
+        if key not in found or not (None in (old, value) or type(old) is type(value)):
+            mended[key] = value
+        elif isinstance(value, Mapping) and isinstance(old, Mapping):
+            mended[key] = _mended(old, value)
+    return mended
+
+
 def processor_name(device: str) -> str:
     """What trains, as the system calls it: the graphics card or the processor."""
     if device == "cuda":
@@ -76,7 +115,9 @@ def git_commit() -> str | None:
     try:
         # An installation may lie inside somebody else's repository, which does not track it.
         for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
-            done = subprocess.run([*git, *command], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+            done = subprocess.run(
+                [*git, *command], capture_output=True, text=True, check=True, timeout=WAIT_FOR_GIT
+            )
+    except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -1,18 +1,19 @@
 """The training loop: batch, forward, backward, clip, step; and around it validation, checkpoints,
 going back when a step is not finite, and stopping when asked.
 
-Nothing here depends on what happened before but :class:`State`, the weights and the optimizers'
-state: the batches and the random numbers of a step follow from the seed and its number alone. So
-a run that was killed and resumed ends with the bits of one that was not.
+Nothing here depends on what happened before but :class:`.checkpoint.State`, the weights and the
+optimizers' state: the batches and the random numbers of a step follow from the seed and its number
+alone. So a run that was killed and resumed ends with the bits of one that was not.
 """
 
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,24 +24,25 @@ from torch import Tensor
 
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
-from lumenspark.errors import UserError
-from lumenspark.files import write_json
+from lumenspark.errors import LONGEST_QUOTE, UserError, first_line, shortened
+from lumenspark.files import set_aside, write_json
 from lumenspark.scoring import card_loss
 
 from . import checkpoint as checkpoints
-from .checkpoint import TrainerState
+from .checkpoint import Origin, State, TrainerState
 from .loss import Loss, autocast, make_loss
 from .optim import (
     build_optimizers,
     load_optimizer_tensors,
+    optimizer_misfit,
     optimizer_tensors,
     rate_scale,
     set_rates,
 )
 from .progress import Reporter
 from .recipe import Recipe
-from .run import Run
-from .tracking import MetricsLog, open_tracker
+from .run import Run, recipe_digest, tidy_run
+from .tracking import MetricsLog, Tracker, open_tracker
 
 MOST_ROLLBACKS = 3
 RAW = "raw."  # in a trainer's state: weights that are not the average
@@ -60,22 +62,6 @@ class DivergedError(UserError):
     """Steps were not finite again and again, at ever lower rates."""
 
 
-@dataclass
-class State:
-    """What changes from step to step, besides tensors. Saved with every checkpoint."""
-
-    step: int = 0
-    best_loss: float | None = None  # nats per token, on the validation windows
-    best_step: int = 0
-    validations_without_gain: int = 0
-    rate: float = 1.0  # halved each time a step was not finite
-    rollbacks: int = 0
-    loss_sum: float = 0.0  # over the steps since the last line of metrics
-    loss_count: int = 0
-    seconds: float = 0.0
-    metrics_size: int = 0  # bytes of metrics.jsonl that belong to this state
-
-
 class Recorder(Protocol):
     """Somebody who looks into the model around a step, and changes nothing."""
 
@@ -93,6 +79,7 @@ class Trainer:
     run: Run
     recorder: Recorder | None = None  # asked every ``inspect.every`` steps
     answers: npt.NDArray[np.integer] | None = None  # (n, S): teachers' samples for each train id
+    _tracker: Tracker | None = None
 
     def __init__(
         self,
@@ -110,6 +97,7 @@ class Trainer:
         self.context = recipe.model.context
         self.windows = TrainingWindows(tokens.splits["train"].ids, self.context, recipe.seed)
         self.validation = tokens.splits["validation"]
+        self.tokens_digest = tokens.digest
         self.parameters = list(model.parameters())
         bf16 = recipe.train.precision == "bf16"
         self.loss = loss or make_loss(model, recipe.device, bf16, recipe.distill.weight)
@@ -131,21 +119,27 @@ class Trainer:
         """From the newest good checkpoint of ``run`` to the end."""
         self.run = run
         with run.locked():
+            tidy_run(run)
             checkpoints.tidy(run.checkpoints)
             self._restore(self._newest_good())
             self.reporter.say(f"going on from step {self.state.step}")
+            self._take_up_best()
             self._go_on()
 
     def _go_on(self) -> None:
         options, state = self.recipe.train, self.state
-        self._tracker = open_tracker(options.tracker, self.run.path, self.recipe)
         self._metrics = MetricsLog(self.run.metrics_file)
-        self._metrics.cut(state.metrics_size)
-        self._began = time.monotonic() - state.seconds
-        self._step_times: list[float] = []
-        self._events_since_save: list[dict[str, Any]] = []
-        self.model.train()
         try:
+            if not self._metrics.cut(state.metrics_size, state.step):
+                self.reporter.say(
+                    f"{self.run.metrics_file} is not what it was at step {state.step}: "
+                    "the curves will have gaps"
+                )
+            self._tracker = open_tracker(options.tracker, self.run.path, self.recipe)
+            self._began = time.monotonic() - state.seconds
+            self._step_times: list[float] = []
+            self._events_since_save: list[dict[str, Any]] = []
+            self.model.train()
             with self.reporter, self._stopping_when_asked():
                 self.reporter.start(state.step, options.steps)
                 while self.state.step < options.steps and not self._out_of_patience():
@@ -153,8 +147,7 @@ class Trainer:
                         self._after_step()
         finally:
             self._metrics.close()
-            if self._tracker is not None:
-                self._tracker.finish()
+            self._finish_tracking()
 
     def compile(self) -> None:
         """Compile the loss, and try it on the first windows: raises whatever a compiler raises."""
@@ -319,14 +312,26 @@ class Trainer:
         better = loss < best  # false where the loss is not a number
         note = "the best so far" if better else f"best {best:.4f}, at step {state.best_step}"
         self.reporter.say(f"step {state.step}  validation loss {loss:.4f} ({note})")
-        if not better:
-            state.validations_without_gain += 1
-            return
-        state.best_loss, state.best_step, state.validations_without_gain = loss, state.step, 0
+        # Steps that are done again find their own results in best, and patience has not seen them.
+        state.validations_without_gain += 1
+        if loss < (math.inf if state.lowest_loss is None else state.lowest_loss):
+            state.lowest_loss, state.validations_without_gain = loss, 0
+        if better:
+            self._save_best(loss)
+
+    def _save_best(self, loss: float) -> None:
+        step, noted = self.state.step, loss if math.isfinite(loss) else None
         with self.averaged():
             checkpoints.save_checkpoint(
-                self.run.checkpoints, "best", state.step, self.model, self.tokenizer
+                self.run.checkpoints,
+                "best",
+                step,
+                self.model,
+                self.tokenizer,
+                origin=self._origin(),
+                loss=noted,
             )
+        self.state.best_loss, self.state.best_step = noted, step
 
     def _validation_loss(self) -> float:
         """Nats per token by the card's protocol, on evenly spread validation windows."""
@@ -359,8 +364,25 @@ class Trainer:
     def _write(self, metrics: dict[str, Any]) -> None:
         step = self.state.step
         self._metrics.write({"step": step, "tokens": step * self.recipe.tokens_per_step, **metrics})
-        if self._tracker is not None:
+        if self._tracker is None:
+            return
+        try:
             self._tracker.log(metrics, step)
+        except Exception as error:  # a tracker is a helper: no training ends because of it
+            self._tracker = None
+            self.reporter.say(
+                f"{self.recipe.train.tracker} gets no more metrics, since it failed "
+                f"({first_line(error)}); all of them go to {self.run.metrics_file}"
+            )
+
+    def _finish_tracking(self) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is None:
+            return
+        try:
+            tracker.finish()
+        except Exception as error:
+            self.reporter.say(f"{self.recipe.train.tracker} did not end well: {first_line(error)}")
 
     def _seconds(self) -> float:
         """Spent training so far, validations and saving too, earlier parts of the run too."""
@@ -380,12 +402,22 @@ class Trainer:
         if self.average is not None:  # the checkpoint's weights are the average
             for name, parameter in self.model.named_parameters():
                 tensors[RAW + name] = parameter.detach().clone()
-        trainer = TrainerState(asdict(self.state), tensors)
-        folder, step = self.run.checkpoints, self.state.step
+        trainer = TrainerState(self.state, tensors)
         with self.averaged():
-            checkpoints.save_checkpoint(folder, "last", step, self.model, self.tokenizer, trainer)
-        checkpoints.prune_checkpoints(folder, self.recipe.train.keep)
+            checkpoints.save_checkpoint(
+                self.run.checkpoints,
+                "last",
+                self.state.step,
+                self.model,
+                self.tokenizer,
+                trainer,
+                origin=self._origin(),
+            )
+        checkpoints.prune_checkpoints(self.run.checkpoints, self.recipe.train.keep)
         self._events_since_save = []
+
+    def _origin(self) -> Origin:
+        return Origin(self.run.identity, recipe_digest(self.recipe), self.tokens_digest)
 
     def _restore(self, path: Path) -> None:
         trainer = checkpoints.load_trainer(path)
@@ -396,14 +428,42 @@ class Trainer:
                 parameter.data.copy_(trainer.tensors.pop(RAW + name))
         self.optimizers = build_optimizers(self.model, self.recipe.optim)
         load_optimizer_tensors(self.optimizers, trainer.tensors)
-        self.state = State(**trainer.values)
+        self.state = trainer.values
+
+    def _take_up_best(self) -> None:
+        """What lies in ``best`` says what is better: it may be of a later step than the state.
+
+        Where it is damaged or lost, the state that the run goes on from becomes ``best``.
+        """
+        state, path = self.state, self.run.checkpoints / "best"
+        if not os.path.lexists(path) and state.best_loss is None:
+            return  # nothing was validated yet
+        problem = checkpoints.find_damage(path) if os.path.lexists(path) else f"{path} is missing"
+        problem = problem or self._other_origin(path)
+        if problem is not None:
+            self.reporter.say(
+                f"passing over a checkpoint: {problem}; best is now step {state.step}"
+            )
+            if os.path.lexists(path):
+                set_aside(path)
+            self._save_best(self._validation_loss())
+            return
+        marker = checkpoints.read_marker(path)
+        if marker.loss is not None:
+            state.best_loss, state.best_step = marker.loss, marker.step
+        elif marker.step != state.best_step:  # of an earlier version, which noted no loss there
+            measured = [line for line in self.run.metrics() if "validation_loss" in line]
+            losses = [m["validation_loss"] for m in measured if m["step"] == marker.step]
+            if losses:
+                state.best_loss, state.best_step = losses[-1], marker.step
 
     def _go_back(self, loss: float, norm: float) -> None:
         """A step was not finite: back to the last good state, at half the rate."""
-        failed, rollbacks, rate = self.state.step, self.state.rollbacks + 1, self.state.rate / 2
+        failed = self.state
+        rollbacks, rate = failed.rollbacks + 1, failed.rate / 2
         path = self._newest_good()
         event = {
-            "step": failed,
+            "step": failed.step,
             "event": "rollback",
             "to_step": checkpoints.checkpoint_step(path),
             "loss": str(loss),
@@ -413,24 +473,63 @@ class Trainer:
         self._metrics.write(event)
         self._events_since_save.append(event)
         if rollbacks == MOST_ROLLBACKS:
-            self._give_up(failed)
+            self._give_up(failed.step)
         self._restore(path)
-        self.state.rollbacks, self.state.rate = rollbacks, rate
+        self.state = replace(
+            self.state,
+            rollbacks=rollbacks,
+            rate=rate,
+            # The best stays, and patience counts on: both are of the validations so far.
+            best_loss=failed.best_loss,
+            best_step=failed.best_step,
+            lowest_loss=failed.lowest_loss,
+            validations_without_gain=failed.validations_without_gain,
+        )
         # Lines about steps that are undone go; what happened stays.
-        self._metrics.cut(self.state.metrics_size)
+        self._metrics.cut(self.state.metrics_size, self.state.step)
         for kept in self._events_since_save:
             self._metrics.write(kept)
         self._step_times.clear()
         self.reporter.say(
-            f"step {failed} was not finite (loss {loss}, gradient {norm}): "
+            f"step {failed.step} was not finite (loss {loss}, gradient {norm}): "
             f"back to step {self.state.step}, at {rate:g} times the rate"
         )
 
     def _newest_good(self) -> Path:
-        path, problems = checkpoints.newest_good(self.run.checkpoints)
+        path, problems = checkpoints.newest_good(self.run.checkpoints, self._misfit)
         for problem in problems:
             self.reporter.say(f"passing over a checkpoint: {problem}")
         return path
+
+    def _misfit(self, path: Path) -> str | None:
+        """Why this training cannot go on from a checkpoint that is whole; None where it can."""
+        try:
+            return self._other_origin(path) or self._other_tensors(path)
+        except UserError as error:
+            return first_line(error)
+
+    def _other_origin(self, path: Path) -> str | None:
+        found, own = checkpoints.read_marker(path), self._origin()
+        if found.run not in {None, own.run, self.run.id}:
+            return f"{path} is of another run, {shortened(str(found.run), LONGEST_QUOTE)}"
+        if found.tokens not in {None, own.tokens}:
+            return f"{path} was trained on another text than {self.recipe.data} is now"
+        if found.recipe not in {None, own.recipe}:
+            return f"{path} is of another recipe, or seed, than {self.run.path / 'recipe.yaml'}"
+        return None
+
+    def _other_tensors(self, path: Path) -> str | None:
+        """By name and shape, since neither copying nor an optimizer would notice."""
+        weights = checkpoints.tensor_shapes(path / checkpoints.WEIGHTS)
+        tensors = checkpoints.tensor_shapes(path / checkpoints.TRAINER_TENSORS)
+        for name, parameter in self.model.named_parameters():
+            shape = tuple(parameter.shape)
+            if weights.get(name) != shape:
+                return f"{path / checkpoints.WEIGHTS} has no {name} of the shape {shape}"
+            if self.average is not None and tensors.pop(RAW + name, None) != shape:
+                return f"{path / checkpoints.TRAINER_TENSORS} has no {RAW}{name} of {shape}"
+        problem = optimizer_misfit(build_optimizers(self.model, self.recipe.optim), tensors)
+        return problem and f"{path / checkpoints.TRAINER_TENSORS} does not fit: {problem}"
 
     def _weights_are_finite(self) -> bool:
         """A finite gradient can still push weights over the edge; they must not be saved."""

@@ -4,8 +4,13 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from lumenspark.errors import LONGEST_QUOTE, shortened
+
 from .muon import Muon
 from .recipe import OptimOptions
+
+STATE_OF_MUON = ("momentum_buffer",)
+STATE_OF_ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 
 def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]:
@@ -62,6 +67,28 @@ def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
         for index, state in optimizer.state_dict()["state"].items()
         for name, tensor in state.items()
     }
+
+
+def optimizer_misfit(optimizers: list[Optimizer], shapes: dict[str, tuple[int, ...]]) -> str | None:
+    """Why tensors of these names and ``shapes`` are not these optimizers' state; None if they are.
+
+    A parameter may have no state yet: one that never had a gradient, or all of them before the
+    first step.
+    """
+    left = dict(shapes)
+    for number, optimizer in enumerate(optimizers):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        names = STATE_OF_MUON if isinstance(optimizer, Muon) else STATE_OF_ADAMW
+        for index, parameter in enumerate(parameters):
+            expected = {
+                f"{number}.{index}.{name}": () if name == "step" else tuple(parameter.shape)
+                for name in names
+            }
+            found = {key: left.pop(key) for key in expected if key in left}
+            if found and found != expected:
+                wrong = next(key for key in expected if found.get(key) != expected[key])
+                return f"tensor {wrong} is missing, or has another shape than its parameter"
+    return f"tensor {shortened(next(iter(left)), LONGEST_QUOTE)} is not expected" if left else None
 
 
 def load_optimizer_tensors(optimizers: list[Optimizer], tensors: dict[str, torch.Tensor]) -> None:

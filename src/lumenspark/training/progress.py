@@ -1,11 +1,53 @@
 """What a person sees while a model trains: a bar on a terminal, plain lines otherwise."""
 
-from typing import Any
+import sys
+from contextlib import suppress
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
+
+
+class _Output:
+    """A text stream that no training dies of: standard output as it is now, unless one is given.
+
+    What its encoding lacks is replaced. Where it is closed, its reader has gone, or there is none,
+    nothing is written.
+    """
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream
+
+    @property
+    def stream(self) -> Any:
+        stream = sys.stdout if self._stream is None else self._stream
+        return getattr(stream, "rich_proxied_file", stream)  # what a bar has put in its place
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # broken, closed, None
+            self._write(text)
+        return len(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self.stream.encoding or "ascii"
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self.stream.flush()
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError, AttributeError):
+            return bool(self.stream.isatty())
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Reporter:
@@ -15,13 +57,15 @@ class Reporter:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, file=cast(IO[str], _Output()))
+        if not isinstance(self.console.file, _Output):
+            self.console.file = cast(IO[str], _Output(self.console.file))
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
 
     def say(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False, soft_wrap=True)
+        self.console.print(sentence, markup=False, emoji=False, soft_wrap=True)
 
     def start(self, step: int, steps: int) -> None:
         """A training begins: from here on a bar is shown, where the output is a terminal."""

@@ -4,19 +4,34 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lumenspark.errors import UserError
-from lumenspark.files import locked, write_file
+from lumenspark.errors import UserError, reading
+from lumenspark.files import (
+    flush_folder,
+    locked,
+    remove_leftovers,
+    temporary_folder,
+    write_file,
+    write_json,
+)
 
 from .recipe import Recipe, dump_recipe, load_recipe
+from .tracking import read_metrics
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"
 ID_LENGTH = 8
+BEGINNING = ".beginning-"  # how the name of a run's folder starts until it is whole
+MAY_CHANGE = {  # keys of a recipe's section train
+    *("steps", "patience", "log_every", "validate_every", "save_every", "keep"),
+    *("sample_every", "prompt", "compile", "threads", "tracker"),
+}
+NO_RUNS = {"sweeps", "evaluations"}  # what else lies in the runs folder
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,19 @@ class Run:
         return self.path.name
 
     @property
+    def identity(self) -> str:
+        """What a checkpoint calls the run that it is of: the id that the run began with.
+
+        It stays where the folder is renamed or copied. A teacher's is its run's and its number.
+        """
+        if self.path.parent.name == "teachers":
+            return f"{Run(self.path.parents[1]).identity}/teachers/{self.id}"
+        try:
+            return str(self.environment().get("run", self.id))
+        except UserError:
+            return self.id
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -38,37 +66,46 @@ class Run:
         return self.path / "metrics.jsonl"
 
     def recipe(self) -> Recipe:
-        return load_recipe(str(self.path / "recipe.yaml"))
+        file = self.path / "recipe.yaml"
+        with reading(file, "put it back as it was, or train a new run"):
+            return load_recipe(str(file))
 
     def write_recipe(self, recipe: Recipe) -> None:
         write_file(self.path / "recipe.yaml", dump_recipe(recipe))
 
     def environment(self) -> dict[str, Any]:
-        """Versions, machine, corpus and command line; empty where the run never started."""
+        """Versions, machine, corpus and command line; empty where there is no such file.
+
+        Raises UserError where it is damaged.
+        """
         file = self.path / "environment.json"
-        if not file.is_file():
-            return {}
-        try:
+        with reading(file, f"`lumenspark resume {self.id}` writes it again"):
+            if not file.is_file():
+                return {}
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{file} is damaged ({error}): train a new run") from error
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-        if not self.metrics_file.is_file():
-            return
-        with self.metrics_file.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        """The measurements in metrics.jsonl: ``step``, ``tokens``, and numbers by name.
+
+        What cannot be read of it is passed over: :meth:`metrics_problem` says what that is.
+        """
+        yield from read_metrics(self.metrics_file).measurements
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What happened to the run, such as going back to a checkpoint: ``step``, ``event``, …"""
+        yield from read_metrics(self.metrics_file).events
+
+    def metrics_problem(self) -> str | None:
+        """One sentence where metrics.jsonl, or some of its lines, cannot be read."""
+        return read_metrics(self.metrics_file).problem
 
     def locked(self) -> AbstractContextManager[None]:
         """Inside, no other process trains this run. Raises UserError where one does."""
-        return locked(self.path, f"run {self.id} is being trained by another process")
+        return locked(self.path, f"run {self.identity} is being trained by another process")
 
     def has_checkpoints(self) -> bool:
-        """Whether a training has begun here: it saves before its first step."""
-        return any(self.checkpoints.glob("[!.]*/complete.json"))
+        """Whether a training has begun here, damaged or not: it saves before its first step."""
+        return any(self.checkpoints.glob("[!.]*"))
 
     def checkpoint(self, tag: str) -> Path:
         """A checkpoint's folder by its tag. Raises UserError naming those that exist."""
@@ -86,25 +123,65 @@ def runs_folder() -> Path:
     return Path(os.environ.get("LUMENSPARK_RUNS", "runs"))
 
 
-def new_run(recipe: Recipe) -> Run:
-    """A fresh directory with the recipe in it. Raises UserError where it cannot be written."""
+def new_run(recipe: Recipe, environment: dict[str, Any] | None = None) -> Run:
+    """A fresh run with these files in it. Raises UserError where it cannot be written."""
     run_id = "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
-    run = Run(runs_folder() / run_id)
+    return make_run(runs_folder() / run_id, recipe, environment)
+
+
+def make_run(path: Path, recipe: Recipe, environment: dict[str, Any] | None = None) -> Run:
+    """The run folder ``path``, which appears with these files in it, or not at all.
+
+    Raises UserError where it cannot be written.
+    """
     try:
-        run.checkpoints.mkdir(parents=True)
-        run.write_recipe(recipe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(path.parent, BEGINNING) as folder:
+            run = Run(folder)
+            run.checkpoints.mkdir()
+            run.write_recipe(recipe)
+            if environment is not None:
+                write_json(folder / "environment.json", {"run": path.name} | environment)
+            folder.chmod(0o755)  # a temporary folder is for its owner alone
+            folder.rename(path)
+            flush_folder(path.parent)
     except OSError as error:
         raise UserError(
-            f"cannot write the run's folder {run.path}: {error.strerror}; choose another place "
-            "with LUMENSPARK_RUNS"
+            f"cannot write the run's folder {path}: {error.strerror}; choose another place with "
+            "LUMENSPARK_RUNS"
         ) from error
-    return run
+    return Run(path)
+
+
+def tidy_runs() -> None:
+    """Delete what processes that were killed have left half-made in the runs folder.
+
+    What a process that is alive is making stays: it holds a lock on it.
+    """
+    root = runs_folder()
+    remove_leftovers(root, BEGINNING)
+    sweeps = _folders(root / "sweeps")
+    for sweep in sweeps:
+        remove_leftovers(sweep)
+    for run in [*_folders(root), *(run for sweep in sweeps for run in _folders(sweep))]:
+        if _is_folder(run / "checkpoints"):
+            tidy_run(Run(run))
+    for folder in _folders(root / "evaluations"):
+        remove_leftovers(folder)
+
+
+def tidy_run(run: Run) -> None:
+    """As :func:`tidy_runs`, in one run and its teachers'."""
+    teachers = run.path / "teachers"
+    for path in (run.path, teachers, *_folders(teachers)):
+        remove_leftovers(path)
+        remove_leftovers(path / "checkpoints")
 
 
 def list_runs() -> list[Run]:
-    """Every run, the oldest first."""
-    found = [Run(file.parent) for file in runs_folder().glob("*/recipe.yaml")]
-    return sorted(found, key=_started)
+    """Every run, the oldest first; those too whose files are damaged or in part missing."""
+    folders = [path for path in _folders(runs_folder()) if path.name not in NO_RUNS]
+    return sorted((Run(path) for path in folders if _looks_like_a_run(path)), key=_started)
 
 
 def find_run(name: str) -> Run | None:
@@ -112,7 +189,7 @@ def find_run(name: str) -> Run | None:
 
     Returns None where nothing fits. Raises UserError where several runs begin so.
     """
-    if (Path(name) / "recipe.yaml").is_file():
+    if _looks_like_a_run(Path(name)):
         return Run(Path(name).resolve())
     runs = list_runs()
     if name == "latest":
@@ -156,10 +233,50 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 (hex) over what in a recipe decides which weights come out of its training.
+
+    The text is not in it: a checkpoint has the digest of the token ids. Nor is what may change on
+    the way: how long the training goes on, how often it logs, validates, saves and looks inside,
+    what names and files are called, and on what device it runs.
+    """
+    content = asdict(recipe)
+    kept = {key: content[key] for key in ("seed", "model", "optim", "train", "distill")}
+    kept["train"] = {k: v for k, v in kept["train"].items() if k not in MAY_CHANGE}
+    del kept["distill"]["share"]  # of a budget
+    return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The folders in ``parent``, by name, without those that are hidden."""
+    if not _is_folder(parent):
+        return []
+    paths = sorted(parent.iterdir())
+    return [path for path in paths if not path.name.startswith(".") and _is_folder(path)]
+
+
+def _is_folder(path: Path) -> bool:
+    """False too where the system does not let this be seen."""
+    with suppress(OSError):
+        return path.is_dir()
+    return False
+
+
+def _looks_like_a_run(path: Path) -> bool:
+    """Whether a training has made this folder; one of its files may have gone since."""
+    if os.path.lexists(path / "recipe.yaml"):
+        return True
+    return os.path.lexists(path / "environment.json") and _is_folder(path / "checkpoints")
+
+
 def _started(run: Run) -> tuple[str, float]:
-    changed = (run.path / "recipe.yaml").stat().st_mtime
+    """When a run began. One that is damaged must not hide the others."""
+    changed = 0.0
+    with suppress(OSError):
+        changed = (run.path / "recipe.yaml").stat().st_mtime
     by_file = datetime.fromtimestamp(changed, UTC).isoformat(timespec="seconds")
     try:
-        return run.environment().get("started_at", by_file), changed
-    except UserError:  # one damaged run must not hide the others
-        return by_file, changed
+        started = run.environment().get("started_at")
+    except UserError:
+        started = None
+    return started if isinstance(started, str) else by_file, changed

@@ -1,16 +1,19 @@
 """The teachers of a run: trained first, each in a run of its own below it, and then asked."""
 
+import os
 import time
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from lumenspark.files import set_aside
+
 from .distill import sample_predictions
 from .loop import Stopped, Trainer
 from .loss import autocast
 from .recipe import Recipe, with_overrides
-from .run import Run
+from .run import Run, make_run
 
 TIMED_TOKENS = 16_384  # a second of asking, or less
 
@@ -64,11 +67,13 @@ def teacher_recipe(recipe: Recipe, number: int) -> Recipe:
 
 def _train(trainer: Trainer, run: Run) -> None:
     """To the last step of the trainer's recipe, from wherever ``run`` is."""
+    if os.path.lexists(run.path) and not run.checkpoints.is_dir():
+        set_aside(run.path)
+    if not os.path.lexists(run.path):
+        make_run(run.path, trainer.recipe)
     if run.has_checkpoints():
         trainer.resume(run)
     else:
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.write_recipe(trainer.recipe)
         trainer.train(run)
     if trainer.stop_signal is not None:  # it came during the last step
         raise Stopped(run.id, trainer.stop_signal)
