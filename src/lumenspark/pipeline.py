@@ -346,7 +346,7 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
     """Evaluate the best checkpoint, draw the curves, write the card, print a sample."""
     draw_curves(run)
     recipe = run.recipe()
-    model, tokenizer = load(str(run.checkpoint("best")), device=recipe.device)
+    model, tokenizer = load(str(run.checkpoint("best")), device=setup.recipe.device)
     split = "test" if "test" in setup.tokens.splits else "validation"
     for protocol in ("card", "strided"):
         context = recipe.model.context

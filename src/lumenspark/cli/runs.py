@@ -37,7 +37,7 @@ def _show() -> None:
         problems: list[str] = []
         table.add_row(*map(printable, _row(run, problems)))
         for problem in problems:
-            print(f"run {printable(run.id)}: {printable(problem)}")
+            print(f"passing over a run's file: {printable(problem)}")
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 

@@ -74,6 +74,8 @@ def checkpoint_folder(run: Path, checkpoint: str) -> Path:
 
 def _read(path: Path, parse: Any) -> Any:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: the card needs a complete run folder") from error

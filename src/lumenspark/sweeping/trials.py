@@ -93,6 +93,6 @@ def read_trials(file: Path) -> list[Trial]:
     """
     if not os.path.lexists(file):
         return []
-    with reading(file, "delete its folder to begin anew"):
+    with reading(file, "it is damaged, so delete its folder to begin anew"):
         lines = file.read_bytes().splitlines()
         return [TypeAdapter(Trial).validate_json(line, strict=True) for line in lines]

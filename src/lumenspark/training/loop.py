@@ -442,7 +442,7 @@ class Trainer:
         problem = problem or self._other_origin(path)
         if problem is not None:
             self.reporter.say(
-                f"passing over a checkpoint: {problem}; best is now step {state.step}"
+                f"passing over a checkpoint: {problem}; best is now of step {state.step}"
             )
             if os.path.lexists(path):
                 set_aside(path)
