@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> int:
     from lumenspark.records.book import write_record
     from lumenspark.records.page import write_page
     from lumenspark.records.tracks import TRACKS, check_against, check_limits
+    from lumenspark.training.run import tidy_runs
 
+    tidy_runs()
     if options.seeds < 1:
         raise UserError(f"--seeds must be 1 or more, not {options.seeds}")
     root = checkout_to_write(options)

@@ -1,6 +1,7 @@
 """The figures of an evaluation, and ``evaluation.json``, where a run keeps them."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,9 +67,11 @@ def read_evaluations(run_folder: Path) -> list[dict[str, Any]]:
     Raises UserError where the file is damaged.
     """
     path = run_folder / "evaluation.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     with reading(path, "it is damaged, so move it away and evaluate again"):
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         entries = list(json.loads(path.read_text(encoding="utf-8"))["evaluations"])
         for entry in entries:
             _key(entry)
