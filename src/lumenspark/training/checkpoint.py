@@ -125,7 +125,13 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the newest ``keep`` of the ``step-N`` checkpoints."""
     earlier = sorted(_numbered(folder), key=lambda path: int(path.name[5:]))
     for path in earlier[: max(0, len(earlier) - keep)]:
-        delete(path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint so that a kill leaves no half of it under its name."""
+    with temporary_folder(path.parent, ".deleting-") as folder:
+        path.rename(folder / path.name)
 
 
 def tidy(folder: Path) -> None:
@@ -278,7 +284,7 @@ def _put_in_place(staged: Path, final: Path) -> None:
     if final.name == "last" and final.exists():
         replaced = final.parent / f"step-{checkpoint_step(final):06d}"
     if os.path.lexists(replaced):
-        delete(replaced)
+        _remove(replaced)
     if os.path.lexists(final):
         final.rename(replaced)
     staged.rename(final)
