@@ -291,15 +291,17 @@ def test_wrong_values_of_the_state(damaged: Path) -> None:
     """With the digest that fits them, as after a fault of this package's own."""
     last = damaged / "checkpoints" / "last"
     right = {"0.5": {"best_loss", "lowest_loss", "rate", "loss_sum", "seconds"}}
-    right["-5"] = {"best_loss", "lowest_loss", "loss_sum"}
+    right["-5"] = right[str(2**70)] = {"best_loss", "lowest_loss", "loss_sum"}
     right["None"] = {"best_loss", "lowest_loss"}  # before the first validation
     right["'…'"] = {"lowest_loss"}  # of an earlier version
     for what in damage_each_value(damaged, "checkpoints/last/trainer.json", 1):
         seal(last)
         key, value = what.split(": ")[1].split(" = ")
-        if key not in right.get(value, set()):
-            with pytest.raises(UserError, match=r"trainer\.json cannot be read"):
-                newest_good(last.parent)
+        if key in right.get(value, set()):
+            assert newest_good(last.parent) == (last, []), what
+            continue
+        with pytest.raises(UserError, match=r"trainer\.json cannot be read"):
+            newest_good(last.parent)
     seal(last)
     assert newest_good(last.parent) == (last, [])
 
@@ -348,7 +350,10 @@ def damage_each_value(folder: Path, name: str, depth: int) -> Iterator[str]:
     """Every key with every wrong value, one after the other; the file is as it was at the end."""
     path = folder / name
     content = path.read_bytes()
-    for keys, value in itertools.product(keys_of(json.loads(content), depth), VALUES):
+    places = keys_of(json.loads(content), depth)
+    for number, (keys, value) in enumerate(itertools.product(places, VALUES)):
+        if len(places) > 25 and number % 3:  # every third; each key and each value still comes
+            continue
         set_value(path, keys, value)
         yield f"{name}: {'.'.join(keys)} = {value!r}"
         path.write_bytes(content)

@@ -23,7 +23,7 @@ from lumenspark.training.run import list_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS = {"plain": 50, "teachers": 30, "sweep": 20}
+KILLS = {"plain": 50, "teachers": 25, "sweep": 25}
 SETTINGS = SMALL | {
     "train.steps": 24,
     "train.log_every": 3,
@@ -104,7 +104,8 @@ def files(folder: Path) -> dict[str, Any]:
 
 def by_role(runs: Path) -> dict[str, Any]:
     """As :func:`files`, with the one run that is there, or the sweep, called the same always."""
-    (root,) = (path for path in (runs, runs / "sweeps") for path in path.glob("[!.s]*"))
+    places = [*runs.glob("[!.]*"), *(runs / "sweeps").glob("[!.]*")]
+    (root,) = (path for path in places if path.name != "sweeps")
     return files(root)
 
 

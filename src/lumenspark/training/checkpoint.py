@@ -8,7 +8,7 @@ A checkpoint is made under a temporary name, flushed, given its completion marke
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -224,6 +224,8 @@ def read_state(path: Path) -> State:
     with reading(path / TRAINER_VALUES, "the checkpoint is damaged, so resume from another one"):
         content = json.loads((path / TRAINER_VALUES).read_bytes())
         content.setdefault("lowest_loss", content["best_loss"])  # earlier versions had one of them
+        if missing := {each.name for each in fields(State)} - set(content):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         state = _STATES.validate_json(json.dumps(content), strict=True)
         step = checkpoint_step(path)
         if state.step != step:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
@@ -31,6 +32,7 @@ MAY_CHANGE = {  # keys of a recipe's section train
     *("steps", "patience", "log_every", "validate_every", "save_every", "keep"),
     *("sample_every", "prompt", "compile", "threads", "tracker"),
 }
+ALWAYS_WRITTEN = {"name", "data", "seed", "model", "optim", "train"}  # of a run's recipe
 NO_RUNS = {"sweeps", "evaluations"}  # what else lies in the runs folder
 
 
@@ -68,7 +70,11 @@ class Run:
     def recipe(self) -> Recipe:
         file = self.path / "recipe.yaml"
         with reading(file, "put it back as it was, or train a new run"):
-            return load_recipe(str(file))
+            recipe = load_recipe(str(file))
+            keys = re.findall(r"^(\w+):", file.read_text(encoding="utf-8-sig"), re.MULTILINE)
+            if not set(keys) >= ALWAYS_WRITTEN:  # a default would be another training's
+                raise ValueError("it has lost keys")
+        return recipe
 
     def write_recipe(self, recipe: Recipe) -> None:
         write_file(self.path / "recipe.yaml", dump_recipe(recipe))
