@@ -40,7 +40,7 @@ from lumenspark.training.device import (
     prepare_process,
 )
 from lumenspark.training.environment import describe_environment, mend_environment
-from lumenspark.training.loop import Trainer
+from lumenspark.training.loop import Trainer, sample_text
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import (
     Recipe,
@@ -360,10 +360,7 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
         reporter.say(describe(figures))
     write_card(run.path)
     inside = _write_inside_page(run, model)
-    torch.manual_seed(recipe.seed)
-    text = model.generate(
-        text=recipe.train.prompt, tokenizer=tokenizer, max_new_tokens=64, temperature=0.8, top_k=50
-    )
+    text = sample_text(model, tokenizer, recipe.train.prompt, recipe.seed, 64)
     reporter.say(f"\nA sample:\n{text}\n")
     preset = recipe.name if recipe.name in recipe_names() else "lumiere-1m"
     reporter.say(

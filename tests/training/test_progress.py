@@ -93,6 +93,15 @@ def test_a_training_from_python_ends_with_its_files_whatever_the_output_is(
     assert (run.path / "README.md").is_file()
 
 
+def test_a_prompt_that_is_no_text_ends_no_training(
+    text_folder: Path, own_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SMALL | {"train.steps": 2, "train.sample_every": 1, "train.prompt": "caf\udce9"}
+    run = lumenspark.train("lumiere-tiny", data=str(text_folder), **settings)
+    assert (run.path / "README.md").is_file()
+    assert "step 1: none: the prompt 'caf\\udce9' cannot be continued" in capsys.readouterr().out
+
+
 def test_a_training_whose_reader_has_gone_ends_with_its_files(
     text_folder: Path, own_runs: Path
 ) -> None:

@@ -374,3 +374,23 @@ def test_no_waiting_for_a_git_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(environment, "WAIT_FOR_GIT", 0.1)
     assert environment.git_commit() is None
+
+
+class Failing:
+    """A tracker whose server has gone."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        raise ConnectionError("no answer")
+
+    def finish(self) -> None:
+        raise ConnectionError("no answer either")
+
+
+def test_a_tracker_that_fails_ends_no_training(
+    text_folder: Path, own_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumenspark.training.loop.open_tracker", lambda *_: Failing())
+    reporter = Collected()
+    run = pipeline.train(small(text_folder), reporter=reporter)
+    assert steps(run.metrics_file) == [2, 4, 6, 8, 10, 12]
+    assert sum("gets no more metrics" in each for each in reporter.sentences) == 1

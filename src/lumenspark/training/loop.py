@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
-from lumenspark.errors import LONGEST_QUOTE, UserError, first_line, shortened
+from lumenspark.errors import LONGEST_QUOTE, UserError, first_line, quoted, shortened
 from lumenspark.files import set_aside, write_json
 from lumenspark.scoring import card_loss
 
@@ -348,18 +348,11 @@ class Trainer:
 
     def sample(self, prompt: str) -> str:
         """A continuation of ``prompt`` by the current weights, the same for the same seed."""
-        torch.manual_seed(self.recipe.seed)
         self.model.eval()
         with self.averaged():
-            text = self.model.generate(
-                text=prompt,
-                tokenizer=self.tokenizer,
-                max_new_tokens=SAMPLE_TOKENS,
-                temperature=0.8,
-                top_k=50,
-            )
+            text = sample_text(self.model, self.tokenizer, prompt, self.recipe.seed, SAMPLE_TOKENS)
         self.model.train()
-        return str(text)
+        return text
 
     def _write(self, metrics: dict[str, Any]) -> None:
         step = self.state.step
@@ -579,6 +572,18 @@ class Trainer:
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
+
+
+def sample_text(model: Any, tokenizer: Any, prompt: str, seed: int, tokens: int) -> str:
+    """A continuation of ``prompt``; why there is none where it has none. No training ends by it."""
+    torch.manual_seed(seed)
+    try:
+        text = model.generate(
+            text=prompt, tokenizer=tokenizer, max_new_tokens=tokens, temperature=0.8, top_k=50
+        )
+    except Exception as error:  # a prompt that is no text, or nothing to this tokenizer
+        return f"none: the prompt {quoted(prompt)} cannot be continued ({first_line(error)})"
+    return str(text)
 
 
 def average_decay(step: int, largest: float) -> float:
