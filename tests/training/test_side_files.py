@@ -394,3 +394,17 @@ def test_a_tracker_that_fails_ends_no_training(
     run = pipeline.train(small(text_folder), reporter=reporter)
     assert steps(run.metrics_file) == [2, 4, 6, 8, 10, 12]
     assert sum("gets no more metrics" in each for each in reporter.sentences) == 1
+
+
+def test_a_sweep_whose_results_were_lost_trains_its_trials_again(
+    text_folder: Path, own_runs: Path
+) -> None:
+    settings = SMALL | {"train.steps": 4, "data": str(text_folder)}
+    rates = {"optim.muon_lr": [0.01, 0.02]}
+    first = sweep("lumiere-tiny", vary=rates, seeds=1, reporter=Collected(), **settings)
+    (folder,) = (own_runs / "sweeps").iterdir()
+    (folder / "results.jsonl").unlink()
+    (folder / "trial-002-seed-0" / "environment.json").write_text("{no")
+    again = sweep("lumiere-tiny", vary=rates, seeds=1, reporter=Collected(), **settings)
+    assert [trial.losses for trial in again] == [trial.losses for trial in first]
+    assert (folder / "damaged-trial-001-seed-0" / "checkpoints" / "best").is_dir()
