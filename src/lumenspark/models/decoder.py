@@ -16,6 +16,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .generation import check_length, positions_from_mask
+from .packing import (
+    FLASH_ARGUMENTS,
+    check_mask,
+    is_packed,
+    read_positions,
+    same_text,
+    traced,
+)
 from .tensor_names import Shape, tensor_names
 
 
@@ -44,13 +52,20 @@ class DecoderMixin:
         past_key_values: Cache | None,
         position_ids: Tensor | None,
     ) -> Any:
-        """The caller's mask as the blocks take it: here, for dense causal attention."""
+        """The caller's mask as the blocks take it: here, for dense causal attention.
+
+        ``past_key_values`` is the caller's cache. Packed texts do not see each other, which
+        transformers looks after where there is no mask.
+        """
+        masked = attention_mask is not None and past_key_values is None
+        packed = masked and is_packed(position_ids, attention_mask, in_a_graph=True)
         return create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
+            and_mask_function=same_text(position_ids, attention_mask) if packed else None,
         )
 
     @can_return_tuple
@@ -69,11 +84,13 @@ class DecoderMixin:
         """``input_ids`` (B, T) or ``inputs_embeds`` (B, T, E); ``attention_mask`` (B, S).
 
         Without ``position_ids`` (B, T) a row's positions count its own tokens, pads left out
-        (0 in the mask).
+        (0 in the mask). Where they begin anew, so does a text, which sees nothing of the one before
+        it in its row; of such rows no cache is kept.
         ``hidden_states`` holds the embeddings, then each block's output, the last one normalised;
         ``attentions`` holds each block's weights (B, H, T, S).
 
-        Raises ValueError where a row is longer than the context.
+        Raises ValueError where a row is longer than the context, for several texts in a row with a
+        cache, and for positions and masks that have no meaning.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -82,12 +99,22 @@ class DecoderMixin:
         keep_cache = self.config.use_cache if use_cache is None else use_cache
         if self.training:
             keep_cache = False
-        if keep_cache and past_key_values is None:
+        rows, length = inputs_embeds.shape[:2]
+        position_ids = read_positions(position_ids, kwargs, rows, length)
+        check_mask(attention_mask, length)
+        packed = is_packed(position_ids, attention_mask)
+        if packed and (past_key_values is not None or (use_cache and keep_cache)):
+            raise ValueError(
+                "position_ids begin anew within a row, and several texts in a row have no cache: "
+                "give each a row of its own, or use_cache=False"
+            )
+        own_cache = past_key_values
+        if keep_cache and past_key_values is None and not packed:
             past_key_values = self.new_cache()
         with_attentions = _asked(output_attentions, self.config.output_attentions)
         with_states = _asked(output_hidden_states, self.config.output_hidden_states)
 
-        mask = self.attention_mask(inputs_embeds, attention_mask, past_key_values, position_ids)
+        mask = self.attention_mask(inputs_embeds, attention_mask, own_cache, position_ids)
         hidden = inputs_embeds + self._positions(
             inputs_embeds, attention_mask, position_ids, past_key_values
         )
@@ -132,9 +159,12 @@ class DecoderMixin:
         if position_ids is None:
             check_length(past + length, context)
             position_ids = torch.arange(length, device=inputs_embeds.device)[None] + past
-        elif not torch.compiler.is_compiling() and past + length > context:
-            # Padded rows may be shorter than they look; only then is the maximum worth a look.
-            check_length(int(position_ids.max()) + 1, context)
+        elif not traced() and (length > 1 or past + length > context):
+            # Padded rows may be shorter than they look, so only their positions can tell.
+            lowest, highest = position_ids.aminmax()
+            check_length(int(highest) + 1, context)
+            if lowest < 0:
+                raise ValueError(f"a position is {int(lowest)}: positions count from 0")
         return self.embed_positions(position_ids)
 
 
@@ -180,6 +210,8 @@ class LanguageModelMixin:
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,  # whatever the config says
+            **{name: kwargs[name] for name in FLASH_ARGUMENTS if name in kwargs},
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])

@@ -23,7 +23,9 @@ from .lowrank import (
     step,
 )
 from .lowrank_map import lowrank_attention_map
+from .lowrank_packed import packed_attention
 from .old_checkpoints import HUB_ARGUMENTS, read_old_config, read_old_weights
+from .packing import Texts, low_rank_texts, recent_mask
 
 
 def make_linear(
@@ -34,6 +36,18 @@ def make_linear(
     if rank is None:
         return nn.Linear(in_features, out_features, bias)
     return LowRankLinear(in_features, out_features, rank, bias)
+
+
+def refuse_export() -> None:
+    """Raises ValueError while torch traces or exports: the loop over blocks would be cut off.
+
+    What a trace of an example holds would then be wrong on longer texts.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        raise ValueError(
+            "low-rank attention cannot be traced or exported, because what is made has the length "
+            "of the example: run the model itself, or use torch.compile"
+        )
 
 
 class LumensparkAttention(nn.Module):
@@ -72,7 +86,8 @@ class LumensparkAttention(nn.Module):
         past_key_values: Cache | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """``attention_mask`` is (B, T) boolean, False at pads (for k=None: as for dense attention).
+        """``attention_mask`` is (B, T) boolean, False at pads (for k=None: as for dense attention),
+        or says where the texts lie that are packed into the rows.
 
         Returns the output (B, T, E) and, when asked for, the weights (B, H, T, T).
         """
@@ -97,17 +112,22 @@ class LumensparkAttention(nn.Module):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | list[Texts] | None,
         past_key_values: Cache | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """The output (B, H, T, D), and the weights when asked for; ``past_key_values`` goes on."""
+        refuse_export()
         settings: dict[str, Any] = {
             "project": self.project if self.config.k else None,
             "window": self.config.window,
             "scaling": self.scaling,
-            "mask": mask,
         }
+        if isinstance(mask, list):
+            if past_key_values is not None:  # only in a graph that torch.compile made
+                raise ValueError("several texts in a row cannot be cached: give use_cache=False")
+            return packed_attention(query, key, value, mask, output_attentions, settings)
+        settings["mask"] = mask
         layer = None if past_key_values is None else past_key_values.layers[self.layer_idx]
         if output_attentions and layer is not None and layer.get_seq_length():
             raise ValueError(
@@ -259,8 +279,10 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
     ) -> Any:
         """(B, T) boolean, False at pads, or None where there are none (k=None: a dense mask).
 
-        Raises ValueError for masks of other shapes and for caches that low-rank attention cannot
-        use.
+        Where texts are packed into the rows, a list of :class:`Texts`.
+
+        Raises ValueError for masks of other shapes, and for caches and positions that low-rank
+        attention cannot use.
         """
         if self.config.k is None:
             return super().attention_mask(
@@ -271,14 +293,16 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
                 f"low-rank attention keeps its state in a LumensparkCache, not in a "
                 f"{type(past_key_values).__name__}: use model.model.new_cache()"
             )
-        if attention_mask is None:
-            return None
-        if attention_mask.ndim != 2:
+        if attention_mask is not None and attention_mask.ndim != 2:
             raise ValueError(
                 "low-rank attention takes a mask of shape (batch, tokens), not of "
                 f"{attention_mask.ndim} dimensions"
             )
-        return attention_mask[:, -inputs_embeds.shape[1] :].bool()
+        mask = recent_mask(attention_mask, inputs_embeds.shape[1])
+        if position_ids is None:
+            return mask
+        state = None if past_key_values is None else past_key_values.layers[0].state
+        return low_rank_texts(position_ids, mask, None if state is None else state.count)
 
 
 class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkPreTrainedModel):
