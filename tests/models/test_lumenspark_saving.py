@@ -67,14 +67,25 @@ def test_every_setting_is_saved_and_loaded_alike(
     assert_saved_and_loaded_alike(model, ids, tmp_path)
 
 
-def test_the_configuration_is_written_under_the_documents_names(
+def test_the_configuration_is_written_under_the_documents_names_and_those_of_transformers(
     model: LumensparkForCausalLM, tmp_path: Path
 ) -> None:
+    """The latter for tools that read the file, or ``to_dict``, and know nothing of the former."""
     model.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     expected = {"seq_length": 16, "embed_dim": 32, "depth": 2, "heads": 4, "k": 3, "rank": 8}
-    assert expected.items() <= written.items()
-    assert not {"max_position_embeddings", "hidden_size", "num_hidden_layers"} & set(written)
+    theirs = {
+        "max_position_embeddings": 16,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    assert (expected | theirs).items() <= written.items()
+    assert LumensparkConfig.from_pretrained(tmp_path, embed_dim=64).hidden_size == 64
+    assert LumensparkConfig.from_pretrained(tmp_path, hidden_size=64).embed_dim == 64
+    (tmp_path / "config.json").write_text(json.dumps(written | {"embed_dim": 64}))
+    with pytest.raises(ValueError, match="hidden_size=32 and embed_dim=64 are names of one number"):
+        LumensparkConfig.from_pretrained(tmp_path)
 
 
 def test_a_configuration_survives_the_way_through_its_file(tmp_path: Path) -> None:

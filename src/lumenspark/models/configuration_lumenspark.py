@@ -1,19 +1,36 @@
 """The configuration of Lumenspark, a transformer with low-rank layers and low-rank attention."""
 
 import json
+import math
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .config_checks import (
+    check_counts,
+    check_floats,
+    check_ranks,
+    check_token_ids,
+    checked,
+    quoted,
+)
 from .lowrank import highest_rank
 from .old_checkpoints import is_old_config, translate_config
 from .tensor_names import TensorSizes
 
+# Slots, and tokens in a window, that make sense with any ``seq_length``.
+USEFUL = 4096
 
-@strict
+# The layers that :meth:`LumensparkConfig.rank_of` is asked about.
+LAYER_NAME = re.compile(
+    r"model\.layers\.(\d{1,9})\.(?:attention\.[qkvo]_proj|feed_forward\.(?:up|down)_proj)"
+)
+
+
+@checked
 class LumensparkConfig(PreTrainedConfig):
     """What a Lumenspark is made of. Transformers' own names (``hidden_size``, …) work too.
 
@@ -29,7 +46,7 @@ class LumensparkConfig(PreTrainedConfig):
     """
 
     model_type = "lumenspark"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  # Trainer adds a list to it
     attribute_map = {  # noqa: RUF012
         "max_position_embeddings": "seq_length",
         "hidden_size": "embed_dim",
@@ -67,15 +84,39 @@ class LumensparkConfig(PreTrainedConfig):
                 "AutoConfig": "configuration_lumenspark.LumensparkConfig",
                 "AutoModel": "modeling_lumenspark.LumensparkBackbone",
                 "AutoModelForCausalLM": "modeling_lumenspark.LumensparkForCausalLM",
+                "AutoModelForSequenceClassification": (
+                    "modeling_lumenspark.LumensparkForSequenceClassification"
+                ),
             },
         )
         super().__post_init__(**kwargs)  # transformers' names become ours here
-        if self.heads < 1 or self.embed_dim % self.heads:
+        check_counts(self, "seq_length", "vocab_size", "embed_dim", "depth", "heads", "window")
+        check_floats(
+            self,
+            dropout=(0, 1),
+            layer_scale=(-math.inf, math.inf),
+            layer_norm_eps=(0, math.inf),
+            initializer_range=(0, math.inf),
+        )
+        check_token_ids(self)
+        check_ranks(self.module_ranks)
+        for name in self.module_ranks or {}:
+            found = LAYER_NAME.fullmatch(name)
+            if found is None or not int(found[1]) < self.depth:
+                raise ValueError(
+                    f"module_ranks: a model of depth={self.depth} has no low-rank layer called "
+                    f"{quoted(name)}"
+                )
+        if self.embed_dim % self.heads:
             raise ValueError(f"embed_dim={self.embed_dim} must be a multiple of heads={self.heads}")
-        if self.k is not None and self.k < 0:
-            raise ValueError(f"k={self.k} must be 0 or more, or null for dense attention")
-        if self.window < 1:
-            raise ValueError(f"window={self.window} must be 1 or more")
+        # More slots or a longer window than there are tokens only take memory.
+        useful = max(self.seq_length, USEFUL)
+        if self.k is not None and not 0 <= self.k <= useful:
+            raise ValueError(
+                f"k={quoted(self.k)} must be from 0 to {useful}, or null for dense attention"
+            )
+        if self.window > useful:
+            raise ValueError(f"window={self.window} must be from 1 to {useful}")
         most = highest_rank(self.embed_dim, self.embed_dim)
         if self.rank is not None and not 1 <= self.rank <= most:
             raise ValueError(
@@ -88,12 +129,23 @@ class LumensparkConfig(PreTrainedConfig):
         """As transformers' own, and ``from_pretrained`` with it; reads what 0.1.x wrote too."""
         if is_old_config(config_dict):
             config_dict = translate_config(config_dict)
+        for theirs, ours in cls.attribute_map.items():
+            if {theirs, ours} <= config_dict.keys() and config_dict[theirs] != config_dict[ours]:
+                raise ValueError(
+                    f"{theirs}={quoted(config_dict[theirs])} and {ours}="
+                    f"{quoted(config_dict[ours])} are names of one number: leave one of them out"
+                )
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def from_json_file(cls, json_file: str | PathLike[str]) -> Any:
         """As transformers' own; reads what 0.1.x wrote too."""
         return cls.from_dict(json.loads(Path(json_file).read_text(encoding="utf-8")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers' own, with its names too, for tools that read them there (peft)."""
+        theirs = {name: getattr(self, ours) for name, ours in self.attribute_map.items()}
+        return super().to_dict() | theirs
 
     @property
     def head_dim(self) -> int:

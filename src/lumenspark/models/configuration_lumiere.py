@@ -1,14 +1,15 @@
 """The configuration of Lumiére, a small decoder-only transformer made for looking inside."""
 
+import math
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .config_checks import check_counts, check_floats, check_ranks, check_token_ids, checked
 from .tensor_names import TensorSizes
 
 
-@strict
+@checked
 class LumiereConfig(PreTrainedConfig):
     """What a Lumiére is made of. The defaults are Lumiére-1M: 1,053,824 parameters.
 
@@ -21,7 +22,7 @@ class LumiereConfig(PreTrainedConfig):
     """
 
     model_type = "lumiere"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  # Trainer adds a list to it
 
     vocab_size: int = 4096
     hidden_size: int = 128
@@ -40,6 +41,20 @@ class LumiereConfig(PreTrainedConfig):
     pad_token_id: int | None = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_counts(
+            self,
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        )
+        check_floats(
+            self, dropout=(0, 1), rms_norm_eps=(0, math.inf), initializer_range=(0, math.inf)
+        )
+        check_token_ids(self)
+        check_ranks(self.module_ranks)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of "
@@ -57,6 +72,9 @@ class LumiereConfig(PreTrainedConfig):
                 "AutoConfig": "configuration_lumiere.LumiereConfig",
                 "AutoModel": "modeling_lumiere.LumiereBackbone",
                 "AutoModelForCausalLM": "modeling_lumiere.LumiereForCausalLM",
+                "AutoModelForSequenceClassification": (
+                    "modeling_lumiere.LumiereForSequenceClassification"
+                ),
             },
         )
         super().__post_init__(**kwargs)

@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import dense_attention
 from .cache import LumensparkCache
+from .classification import SequenceClassificationMixin
 from .configuration_lumenspark import LumensparkConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
@@ -337,6 +338,17 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
         )
 
 
+class LumensparkForSequenceClassification(SequenceClassificationMixin, LumensparkPreTrainedModel):
+    """Lumenspark with a classifier on the last token, to be trained from a language model."""
+
+    def __init__(self, config: LumensparkConfig) -> None:
+        super().__init__(config)
+        self.model = LumensparkBackbone(config)
+        self.score = nn.Linear(config.embed_dim, config.num_labels, bias=False)
+        self.post_init()
+
+
 LumensparkConfig.register_for_auto_class()
 LumensparkBackbone.register_for_auto_class("AutoModel")
 LumensparkForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+LumensparkForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

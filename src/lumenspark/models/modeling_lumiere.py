@@ -10,6 +10,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import dense_attention
+from .classification import SequenceClassificationMixin
 from .configuration_lumiere import LumiereConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
@@ -144,6 +145,17 @@ class LumiereForCausalLM(LanguageModelMixin, TextGenerationMixin, LumierePreTrai
         self.post_init()
 
 
+class LumiereForSequenceClassification(SequenceClassificationMixin, LumierePreTrainedModel):
+    """Lumiére with a classifier on the last token, to be trained from a language model."""
+
+    def __init__(self, config: LumiereConfig) -> None:
+        super().__init__(config)
+        self.model = LumiereBackbone(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+
 LumiereConfig.register_for_auto_class()
 LumiereBackbone.register_for_auto_class("AutoModel")
 LumiereForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+LumiereForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
+from .config_checks import MOST, quoted
 from .lowrank import highest_rank
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ HUB_ARGUMENTS = (
     "token",
 )
 GPT2_END = 50256
+MOST_LAYERS = 10_000  # far more than anybody trained; each is named in the config
 
 
 def is_old_config(content: Mapping[str, Any]) -> bool:
@@ -57,8 +59,10 @@ def translate_config(old: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError for numbers that describe no model.
     """
     for key in ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "rank"):
-        if not isinstance(old[key], int) or old[key] < 1:
-            raise ValueError(f"{key} is {old[key]!r} in config.json: it must be 1 or more")
+        if type(old[key]) is not int or not 1 <= old[key] <= MOST:
+            raise ValueError(f"{key} is {quoted(old[key])} in config.json: it must be 1 or more")
+    if old["depth"] > MOST_LAYERS:
+        raise ValueError(f"depth is {old['depth']} in config.json: the most is {MOST_LAYERS}")
     width, rank = old["embed_dim"], old["rank"]
     feed_forward = rank if rank <= highest_rank(width, 4 * width) else None
     ranks: dict[str, int | None] = {}

@@ -1,0 +1,80 @@
+"""What the numbers in a config may be: a file from outside may hold anything."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+
+Config = TypeVar("Config", bound=type)
+
+LONGEST_QUOTE = 80  # characters of a value
+MOST = 2**53  # what JSON's readers agree on
+
+
+def checked(config: Config) -> Config:
+    """``strict`` of huggingface_hub, whose errors are not ValueErrors and quote all of a value."""
+    strict_config: Any = strict(config)
+    assign = strict_config.__setattr__
+
+    def set_checked(self: Any, name: str, value: Any) -> None:
+        field = self.__dataclass_fields__.get(name)
+        if field is not None and field.type is float and type(value) is int and abs(value) < MOST:
+            value = float(value)  # JSON writers drop the ".0"
+        try:
+            assign(self, name, value)
+        except StrictDataclassFieldValidationError as error:
+            wanted = field.type.__name__ if isinstance(field.type, type) else field.type
+            raise ValueError(f"{name}={quoted(value)} must be of type {wanted}") from error
+
+    strict_config.__setattr__ = set_checked
+    return strict_config
+
+
+def check_counts(config: Any, *names: str) -> None:
+    """Raises ValueError for what is no whole number from 1 on."""
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int or not 1 <= value <= MOST:
+            raise ValueError(f"{name}={quoted(value)} must be a whole number from 1 on")
+
+
+def check_floats(config: Any, **ranges: tuple[float, float]) -> None:
+    """Raises ValueError for what is no number from ``lowest`` up to but without ``end``."""
+    for name, (lowest, end) in ranges.items():
+        value = getattr(config, name)
+        if type(value) not in (int, float) or not lowest <= value < end:
+            limits = f"from {lowest:g}" if end == math.inf else f"from {lowest:g} to below {end:g}"
+            raise ValueError(f"{name}={quoted(value)} must be a number {limits}")
+
+
+def check_token_ids(config: Any) -> None:
+    """Raises ValueError for special tokens below 0."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = getattr(config, name)
+        for token_id in value if isinstance(value, list) else [value]:
+            if token_id is not None and not 0 <= token_id <= MOST:
+                raise ValueError(f"{name}={quoted(value)} must be 0 or more, or null for none")
+
+
+def check_ranks(ranks: Mapping[str, int | None] | None) -> None:
+    """Raises ValueError for ``module_ranks`` below 1."""
+    for name, rank in (ranks or {}).items():
+        if rank is not None and not 1 <= rank <= MOST:
+            raise ValueError(
+                f"module_ranks gives {quoted(name)} the rank {quoted(rank)}: it must be 1 or more, "
+                "or null for a dense layer"
+            )
+
+
+def quoted(value: Any) -> str:
+    """``repr(value)`` in at most 80 characters."""
+    if isinstance(value, int) and abs(value) > 10**LONGEST_QUOTE:  # may have too many to print
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, str | list | tuple):
+        value = value[:LONGEST_QUOTE]
+    elif isinstance(value, dict):
+        value = dict(list(value.items())[:LONGEST_QUOTE])
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
