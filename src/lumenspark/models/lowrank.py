@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from .lowrank_blocks import EMPTY, block_attention, slot_means
 from .lowrank_state import LowRankState, lay_out, take
+from .peft_names import let_peft_reach
 
 
 class LowRankLinear(nn.Module):
@@ -61,6 +62,11 @@ class LowRankLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.U(self.V(hidden))
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's own. peft asks for these before it looks a layer up by its name."""
+        let_peft_reach(LowRankLinear)
+        return super().named_modules(*args, **kwargs)
 
     def to_dense(self) -> nn.Linear:
         """The dense layer that computes the same."""

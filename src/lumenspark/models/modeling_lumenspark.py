@@ -292,7 +292,8 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
         if past_key_values is not None and not isinstance(past_key_values, LumensparkCache):
             raise ValueError(
                 f"low-rank attention keeps its state in a LumensparkCache, not in a "
-                f"{type(past_key_values).__name__}: use model.model.new_cache()"
+                f"{type(past_key_values).__name__}: use model.model.new_cache(), and LoRA or "
+                "prompt tuning in the place of prefix tuning"
             )
         if attention_mask is not None and attention_mask.ndim != 2:
             raise ValueError(
