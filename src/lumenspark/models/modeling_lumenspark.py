@@ -25,7 +25,13 @@ from .lowrank import (
 )
 from .lowrank_map import lowrank_attention_map
 from .lowrank_packed import packed_attention
-from .old_checkpoints import HUB_ARGUMENTS, read_old_config, read_old_weights
+from .old_checkpoints import (
+    HUB_ARGUMENTS,
+    gpt2_tokenizer,
+    has_gpt2_entries,
+    read_old_config,
+    read_old_weights,
+)
 from .packing import Texts, low_rank_texts, recent_mask
 
 
@@ -320,6 +326,16 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
         self.model = LumensparkBackbone(config)
         self.lm_head = nn.Linear(config.embed_dim, config.vocab_size, bias=config.head_bias)
         self.post_init()
+
+    def _own_tokenizer(self) -> Any:
+        """As for every model; checkpoints of lumenspark 0.1 never had one beside them."""
+        try:
+            return super()._own_tokenizer()
+        except ValueError:
+            if not has_gpt2_entries(self.config):
+                raise
+        self._tokenizer_beside_weights = gpt2_tokenizer()
+        return self._tokenizer_beside_weights
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any

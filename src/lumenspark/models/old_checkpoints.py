@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import GPT2Tokenizer, PreTrainedConfig
 from transformers.utils import cached_file
 
 from .config_checks import MOST, quoted
@@ -43,6 +43,9 @@ HUB_ARGUMENTS = (
     "token",
 )
 GPT2_END = 50256
+GPT2_NAMES = ("openai-community/gpt2", "gpt2")  # the second is what the document writes
+GPT2_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+GPT2_PROBE = [32, 2420]  # the ids of "A text"
 MOST_LAYERS = 10_000  # far more than anybody trained; each is named in the config
 
 
@@ -84,6 +87,41 @@ def translate_config(old: Mapping[str, Any]) -> dict[str, Any]:
         "eos_token_id": end,
         "dtype": "float32",
     }
+
+
+def has_gpt2_entries(config: "LumensparkConfig") -> bool:
+    """Whether this is the layout of an old checkpoint over GPT-2's 50,257 entries."""
+    old = config.k is None and config.attention_bias and config.head_bias
+    return old and not config.tie_word_embeddings and config.vocab_size == GPT2_END + 1
+
+
+def gpt2_tokenizer() -> Any:
+    """GPT-2's, which the old package used and never saved: of the hub's cache, else of the hub.
+
+    Raises ValueError where neither has it.
+    """
+    for name in GPT2_NAMES:
+        for revision in (GPT2_REVISION, None):
+            if (found := _read_gpt2(name, revision, local_files_only=True)) is not None:
+                return found
+    found = _read_gpt2(GPT2_NAMES[0], GPT2_REVISION)
+    if found is None:
+        raise ValueError(
+            "this checkpoint of lumenspark 0.1 has no tokenizer beside it and needs that of GPT-2, "
+            f"which is not in the cache and cannot be had from the hub now: run `hf download "
+            f"{GPT2_NAMES[0]} vocab.json merges.txt` once with a network, or pass tokenizer="
+        )
+    return found
+
+
+def _read_gpt2(name: str, revision: str | None, **hub: Any) -> Any:
+    """The tokenizer at a hub id, where it is there and is GPT-2's; else None."""
+    try:
+        tokenizer = GPT2Tokenizer.from_pretrained(name, revision=revision, **hub)
+        is_gpt2 = len(tokenizer) == GPT2_END + 1
+        return tokenizer if is_gpt2 and tokenizer("A text")["input_ids"] == GPT2_PROBE else None
+    except Exception:  # whatever a half-filled cache or a broken network makes of it
+        return None
 
 
 def read_old_config(name: Any, **hub: Any) -> dict[str, Any] | None:
