@@ -343,7 +343,7 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
         """Transformers' own would make a cache that grows."""
         asked = generation_config.use_cache and self.config.k is not None
         if asked and model_kwargs.get("past_key_values") is None:
-            if generation_config.cache_implementation is not None:
+            if generation_config.cache_implementation not in (None, "dynamic"):  # the default
                 raise ValueError(
                     f"cache_implementation={generation_config.cache_implementation!r}: low-rank "
                     "attention has one of its own, so leave this out"
