@@ -105,6 +105,32 @@ def booted(folder: Path) -> Any:
     return TransformerBridge.boot_transformers(str(folder), device="cpu")
 
 
+BY_ENTRY_POINTS = """
+import sys
+from transformer_lens import TransformerBridge
+from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+ArchitectureAdapterFactory.discover_entry_points()
+bridge = TransformerBridge.boot_transformers(sys.argv[1], device="cpu")
+print(tuple(bridge.to_tokens("A class")[0].tolist()))
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_is_booted_once_transformer_lens_has_asked_its_entry_points(
+    folder: Path, booted: Any
+) -> None:
+    """In a program that imports nothing of this package."""
+    done = subprocess.run(
+        [sys.executable, "-c", BY_ENTRY_POINTS, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tokens = tuple(booted.to_tokens("A class")[0].tolist())
+    assert done.stdout.splitlines()[-1] == str(tokens)
+
+
 def attention_of(block: Any) -> Any:
     return block.self_attn if hasattr(block, "self_attn") else block.attention
 

@@ -117,6 +117,8 @@ class AttentionTaps:
         query, key, value = (self.seen[part] for part in ("query", "key", "value"))
         self._check_cache(query.shape[2])
         mask = self.seen.get("attention_mask")
+        if isinstance(mask, list):
+            raise UserError("several texts in one row cannot be looked into: give each its own row")
         mask = all_present(query) if mask is None else mask
         project = attention.project if attention.config.k else None
         settings = attention.config.window, attention.scaling, mask

@@ -9,13 +9,16 @@ by the entry points ``transformer_lens.architectures`` of this package. A model 
         model, "LumiereForCausalLM", hf_config=model.config, tokenizer=tokenizer
     )
 
-``boot_transformers``, which reads a folder, does not ask the entry points whether it knows a model
-(4.3), so this module has to be imported before::
+``boot_transformers``, which reads a folder, asks whether it knows a model before it asks the entry
+points (4.3), so they have to be asked before it, once in a program::
 
-    import lumenspark.inspect.transformer_lens_adapter
     from transformer_lens import TransformerBridge
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 
+    ArchitectureAdapterFactory.discover_entry_points()
     bridge = TransformerBridge.boot_transformers("runs/k3v9x2mq/checkpoints/best")
+
+Whatever else asks them does as well: ``build_bridge_from_module``, or importing this module.
 
 Either way the logits are those of the model to float error, and hooks act: a changed
 ``hook_pattern`` changes the output. A model in memory is taken apart in place, as TransformerLens
@@ -83,11 +86,15 @@ class LowRankAttention(AttentionBridge):
         past_key_values: Any = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Raises UserError where a cache is given."""
+        """Raises UserError where a cache is given, and for several texts in one row."""
         if past_key_values is not None:
             raise UserError(
                 "in TransformerLens low-rank attention reads the whole text at each step: give no "
                 "cache, and generate by bridge.generate, or with use_cache=False"
+            )
+        if isinstance(attention_mask, list):
+            raise UserError(
+                "in TransformerLens low-rank attention reads one text a row: leave position_ids out"
             )
         attention: Any = self.original_component
         hidden = self.hook_in(hidden_states)
