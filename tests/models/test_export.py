@@ -125,7 +125,7 @@ def test_copies_compute_the_same(model: Model, ids: Tensor) -> None:
 def test_other_dtypes(model: Model, ids: Tensor, dtype: torch.dtype) -> None:
     """In half precision the same up to its rounding, also by autocast."""
     expected = model(ids).logits
-    tolerance = 0.2 * float(expected.std())
+    tolerance = 0.3 * float(expected.std())
     if dtype is torch.bfloat16:
         with torch.autocast("cpu", dtype):
             mixed = model(ids).logits

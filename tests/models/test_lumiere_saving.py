@@ -48,6 +48,7 @@ def test_the_folder_holds_safetensors_with_tied_weights_once(
         "AutoConfig": f"configuration_{family}.{name}Config",
         "AutoModel": f"modeling_{family}.{name}Backbone",
         "AutoModelForCausalLM": f"modeling_{family}.{name}ForCausalLM",
+        "AutoModelForSequenceClassification": f"modeling_{family}.{name}ForSequenceClassification",
     }
 
 

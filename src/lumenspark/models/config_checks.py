@@ -33,11 +33,15 @@ def checked(config: Config) -> Config:
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Raises ValueError for what is no whole number from 1 on."""
+    """Raises ValueError for what is no whole number, or below 1."""
     for name in names:
         value = getattr(config, name)
-        if type(value) is not int or not 1 <= value <= MOST:
-            raise ValueError(f"{name}={quoted(value)} must be a whole number from 1 on")
+        if type(value) is not int:
+            raise ValueError(f"{name}={quoted(value)} must be a whole number")
+        if value < 1:
+            raise ValueError(f"{name}={quoted(value)} must be 1 or more")
+        if value > MOST:
+            raise ValueError(f"{name}={quoted(value)} must be {MOST} or less")
 
 
 def check_floats(config: Any, **ranges: tuple[float, float]) -> None:

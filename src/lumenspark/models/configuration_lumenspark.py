@@ -90,7 +90,7 @@ class LumensparkConfig(PreTrainedConfig):
             },
         )
         super().__post_init__(**kwargs)  # transformers' names become ours here
-        check_counts(self, "seq_length", "vocab_size", "embed_dim", "depth", "heads", "window")
+        check_counts(self, "seq_length", "vocab_size", "embed_dim", "depth", "window")
         check_floats(
             self,
             dropout=(0, 1),
@@ -107,16 +107,19 @@ class LumensparkConfig(PreTrainedConfig):
                     f"module_ranks: a model of depth={self.depth} has no low-rank layer called "
                     f"{quoted(name)}"
                 )
-        if self.embed_dim % self.heads:
-            raise ValueError(f"embed_dim={self.embed_dim} must be a multiple of heads={self.heads}")
-        # More slots or a longer window than there are tokens only take memory.
-        useful = max(self.seq_length, USEFUL)
-        if self.k is not None and not 0 <= self.k <= useful:
+        if type(self.heads) is not int or self.heads < 1 or self.embed_dim % self.heads:
             raise ValueError(
-                f"k={quoted(self.k)} must be from 0 to {useful}, or null for dense attention"
+                f"embed_dim={self.embed_dim} must be a multiple of heads={quoted(self.heads)}"
             )
-        if self.window > useful:
-            raise ValueError(f"window={self.window} must be from 1 to {useful}")
+        if self.k is not None and self.k < 0:
+            raise ValueError(f"k={quoted(self.k)} must be 0 or more, or null for dense attention")
+        useful = max(self.seq_length, USEFUL)
+        for name in ("k", "window"):
+            if (getattr(self, name) or 0) > useful:
+                raise ValueError(
+                    f"{name}={quoted(getattr(self, name))} must be {useful} or less: more than a "
+                    "text's tokens only takes memory"
+                )
         most = highest_rank(self.embed_dim, self.embed_dim)
         if self.rank is not None and not 1 <= self.rank <= most:
             raise ValueError(
