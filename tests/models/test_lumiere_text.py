@@ -147,13 +147,21 @@ def test_the_settings_saved_with_the_model_hold(
     assert model.generate(text="The lamp") == expected_text(model, tokenizer, "The lamp", 7)
 
 
-def test_a_full_output_gives_the_text_too(
-    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    text = model.generate(
-        text="The lamp", tokenizer=tokenizer, max_new_tokens=7, return_dict_in_generate=True
+@both_families
+def test_a_full_output_has_the_text_too(model: Model, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Transformers' own output, all of it, with the text that would be returned without it."""
+    full = {"return_dict_in_generate": True, "output_scores": True, "max_new_tokens": 7}
+    output = model.generate(text="The lamp", tokenizer=tokenizer, **full)
+    assert output.text == output["text"] == expected_text(model, tokenizer, "The lamp", 7)
+    assert output.sequences.shape == (1, len(tokenizer("The lamp")["input_ids"]) + 7)
+    assert [scores.shape for scores in output.scores] == [(1, 300)] * 7
+
+    prompts = ["The", "A"]
+    beams = model.generate(
+        text=prompts, tokenizer=tokenizer, num_beams=3, num_return_sequences=2, **full
     )
-    assert text == expected_text(model, tokenizer, "The lamp", 7)
+    assert [text[0] for text in beams.text] == ["T", "T", "A", "A"]
+    assert beams.sequences_scores.shape == (4,)
 
 
 def test_an_end_token_ends_the_text_and_is_not_shown(

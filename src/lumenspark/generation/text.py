@@ -1,12 +1,26 @@
 """Text in, text out, for every causal language model of transformers."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from typing import IO, Any
 
 import torch
-from transformers import TextStreamer
+from torch import Tensor
+from transformers.generation import BaseStreamer
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, first_line, quoted
+from lumenspark.models.continuation import (
+    Continuation,
+    check_text,
+    continuation,
+    encode_padded,
+    padding_id,
+)
+from lumenspark.models.sampling import wanted
+
+MOST_TEXTS = 1_000_000  # for one prompt
+SEEDS = 2**63
 
 
 @dataclass(frozen=True)
@@ -21,82 +35,159 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for wrong, name, wanted in (
-            (self.max_new_tokens < 1, "max_new_tokens", "1 or more"),
-            (self.temperature < 0, "temperature", "0 or more"),
-            (self.top_k < 0, "top_k", "0 or more"),
-            (not 0 < self.top_p <= 1, "top_p", "above 0 and at most 1"),
-            (self.repetition_penalty <= 0, "repetition_penalty", "above 0"),
-            (not 0 <= (self.seed or 0) < 2**63, "seed", "from 0 to 2**63 - 1"),
-        ):
-            if wrong:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be {wanted}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            must = _wanted_seed(value) if field.name == "seed" else wanted(field.name, value)
+            if must:
+                raise UserError(f"{field.name} is {quoted(value)}: it must be {must}")
 
     def again(self, copy: int) -> "Sampling":
         """The same with another seed, for a further text of the same prompt."""
-        return self if self.seed is None else replace(self, seed=self.seed + copy)
+        return self if self.seed is None else replace(self, seed=(self.seed + copy) % SEEDS)
 
     def arguments(self) -> dict[str, Any]:
         """As transformers' ``generate`` names them."""
         arguments: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens,
-            "repetition_penalty": self.repetition_penalty,
+            "max_new_tokens": int(self.max_new_tokens),
+            "repetition_penalty": float(self.repetition_penalty),
             "do_sample": self.temperature > 0,
         }
         if self.temperature > 0:
-            arguments |= {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+            arguments |= {
+                "temperature": float(self.temperature),
+                "top_k": int(self.top_k),
+                "top_p": float(self.top_p),
+            }
         return arguments
 
 
-class _Writer(TextStreamer):
-    """Writes each bit of text to a file as it is final."""
+class _Writer(BaseStreamer):
+    """Writes the text of each token to a file as soon as it is final. The prompt comes first."""
 
     def __init__(self, tokenizer: Any, file: IO[str]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._tokenizer = tokenizer
         self._file = file
+        self._text: Continuation | None = None
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._file.write(text + ("\n" if stream_end else ""))
+    def put(self, value: Tensor) -> None:
+        ids = value.flatten().tolist()
+        if self._text is None:
+            self._text = Continuation(self._tokenizer, ids)
+        else:
+            self._write(self._text.add(ids))
+
+    def end(self) -> None:
+        assert self._text is not None
+        self._write(self._text.end() + "\n")
+
+    def _write(self, text: str) -> None:
+        self._file.write(text)
         self._file.flush()
 
 
 def stream(model: Any, tokenizer: Any, prompt: str, sampling: Sampling, file: IO[str]) -> None:
-    """Write prompt and continuation to ``file`` while it is being made."""
+    """Write prompt and continuation to ``file`` while it is being made, and a line break.
+
+    The text is that of :func:`continuations`.
+    """
+    encoded = _encode(model, tokenizer, prompt)
     file.write(prompt)
     file.flush()
-    _generate(model, tokenizer, prompt, sampling, streamer=_Writer(tokenizer, file))
+    _generate(model, tokenizer, encoded, sampling, streamer=_Writer(tokenizer, file))
 
 
 def continuations(
     model: Any, tokenizer: Any, prompt: str, sampling: Sampling, count: int = 1
 ) -> list[str]:
-    """``count`` texts, each the prompt and its continuation."""
-    copies = count if sampling.temperature > 0 else 1
-    ids, start = _generate(model, tokenizer, prompt, sampling, num_return_sequences=copies)
-    shown = len(tokenizer.decode(ids[0][:start], skip_special_tokens=True))
-    texts = [prompt + tokenizer.decode(row, skip_special_tokens=True)[shown:] for row in ids]
-    return texts * (count // copies)
+    """``count`` texts, each the prompt and its continuation.
+
+    Each is drawn by itself, the n-th with ``sampling.again(n)``, so that the others change nothing
+    in it.
+    """
+    check_count(count)
+    encoded = _encode(model, tokenizer, prompt)
+    start = encoded["input_ids"].shape[1]
+    different = count if sampling.temperature > 0 else 1
+    texts = []
+    for copy in range(different):
+        row = _generate(model, tokenizer, encoded, sampling.again(copy))[0].tolist()
+        texts.append(prompt + continuation(tokenizer, row, start))
+    return texts * (count // different)
+
+
+def check_count(count: int) -> None:
+    """Raises UserError where so many texts of a prompt cannot be asked for."""
+    if not isinstance(count, int) or not 1 <= count <= MOST_TEXTS:
+        raise UserError(
+            f"the number of texts is {quoted(count)}: it must be from 1 to {MOST_TEXTS}"
+        )
+
+
+def _wanted_seed(seed: object) -> str | None:
+    if seed is None or (isinstance(seed, int) and 0 <= seed < SEEDS):
+        return None
+    return "from 0 to 2**63 - 1"
+
+
+def _encode(model: Any, tokenizer: Any, prompt: str) -> dict[str, Tensor]:
+    """Ids and attention mask (1, T) of the prompt, on the model's device.
+
+    Raises UserError for a prompt that is no text or has no tokens, or none that the model knows.
+    """
+    try:
+        check_text(prompt)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with _understood("the tokenizer cannot read the prompt", "try another prompt or tokenizer"):
+        if not tokenizer(prompt, verbose=False)["input_ids"]:
+            raise UserError("the prompt has no tokens: give at least one word")
+        ids, mask = encode_padded(tokenizer, [prompt])
+    known = model.get_input_embeddings().num_embeddings
+    if int(ids.max()) >= known:
+        raise UserError(
+            f"the tokenizer gives token {int(ids.max())}, and the model knows {known} tokens: they "
+            "do not belong together, so save the model's own tokenizer beside its weights"
+        )
+    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
 
 
 def _generate(
-    model: Any, tokenizer: Any, prompt: str, sampling: Sampling, **arguments: Any
-) -> tuple[Any, int]:
-    """The ids of prompt and continuation (copies, T), and where the continuation starts."""
-    encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).to(model.device)
-    if encoded["input_ids"].shape[1] == 0:
-        raise UserError("the prompt has no tokens: give at least one word")
+    model: Any, tokenizer: Any, encoded: dict[str, Tensor], sampling: Sampling, **arguments: Any
+) -> Tensor:
+    """The ids of prompt and continuation (1, T)."""
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    start = encoded["input_ids"].shape[1]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    arguments |= {"pad_token_id": padding_id(tokenizer), **sampling.arguments()}
+    with _understood(
+        f"{type(model).__name__} cannot go on with this prompt",
+        "check that it is a causal language model whose weights are whole, or try another prompt",
+        positions,
+    ):
+        ids: Tensor = model.generate(**encoded, **arguments)
+    return ids
+
+
+@contextmanager
+def _understood(what: str, fix: str, positions: int | None = None) -> Iterator[None]:
+    """Inside, another library's model or tokenizer runs; whatever it raises becomes a UserError.
+
+    What the system raises passes: a reader that has gone, a disk that is full.
+    """
     try:
-        ids = model.generate(**encoded, pad_token_id=pad, **sampling.arguments(), **arguments)
+        yield
+    except (UserError, OSError):
+        raise
     except IndexError as error:  # other models than ours end with their table of positions
-        context = getattr(model.config, "max_position_embeddings", None)
-        if context is None or start + sampling.max_new_tokens <= context:
-            raise
+        places = f"the {positions}" if positions else "the"
         raise UserError(
-            f"the text is longer than the {context} positions of this model: give a shorter prompt "
-            "or ask for fewer new tokens"
+            f"the text is longer than {places} positions of this model: give a shorter prompt or "
+            "ask for fewer new tokens"
         ) from error
-    return ids, start
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise UserError(
+            "there is not enough memory for a text of this length: give a shorter prompt or ask "
+            "for fewer new tokens"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{what} ({first_line(error)}): {fix}") from error

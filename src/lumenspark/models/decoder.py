@@ -15,7 +15,6 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .generation import check_length, positions_from_mask
 from .packing import (
     FLASH_ARGUMENTS,
     check_mask,
@@ -25,6 +24,7 @@ from .packing import (
     traced,
 )
 from .tensor_names import Shape, tensor_names
+from .window import check_length, positions_from_mask
 
 
 class DecoderMixin:
@@ -120,7 +120,8 @@ class DecoderMixin:
         )
         hidden = functional.dropout(hidden, self.config.dropout, self.training)
         states, attentions = [hidden], []
-        for block in self.layers:
+        # As many as the config says: transformers lowers that for early exit.
+        for block in self.layers[: self.config.num_hidden_layers]:
             hidden, weights = block(
                 hidden,
                 attention_mask=mask,

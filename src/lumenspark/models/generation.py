@@ -9,10 +9,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, Cache, GenerationConfig, GenerationMixin
+from transformers import (
+    AutoTokenizer,
+    Cache,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.stopping_criteria import MaxLengthCriteria, StoppingCriteriaList
 
-SAMPLING_ARGUMENTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+from .continuation import continuation, encode_padded, padding_id
+from .guidance import GuidanceWithinContext
+from .sampling import SAMPLING_ARGUMENTS, check_settings
+from .window import (
+    empty_cache,
+    first_column,
+    keep_newest_half,
+    positions_from_mask,
+)
+
+NOT_CONTINUOUS = (
+    "these models cannot generate in continuous batches (their positions are learned, and their "
+    "caches are not paged): leave cache_implementation='paged' out, or call generate() with a batch"
+)
 
 
 class TextGenerationMixin(GenerationMixin):
@@ -34,28 +55,48 @@ class TextGenerationMixin(GenerationMixin):
         Takes the tokenizer saved beside the weights, or ``tokenizer``. Samples when one of
         ``temperature, top_k, top_p, min_p, typical_p`` is given, unless ``do_sample`` says
         otherwise; ``num_return_sequences`` over 1 gives a list, each prompt's texts together.
-        Without ``text`` this is ``GenerationMixin.generate``, unchanged.
+        With ``return_dict_in_generate`` the output is transformers' own and has them as ``text``.
+        Without ``text`` this is ``GenerationMixin.generate``. In both ``temperature=0`` takes the
+        likeliest token each time.
 
-        Raises ValueError where no tokenizer is found or the text is empty of tokens.
+        Raises ValueError where no tokenizer is found, the text is empty of tokens or none at all,
+        and for settings that cannot be.
         """
+        if kwargs.get("cache_implementation") == "paged":
+            raise ValueError(NOT_CONTINUOUS)
         if text is None:
             return super().generate(inputs, *args, tokenizer=tokenizer, **kwargs)
-        if inputs is not None or kwargs.get("input_ids") is not None:
-            raise ValueError("give either text or input_ids")
+        for name in ("input_ids", "inputs_embeds", "attention_mask"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"give either text or {name}, not both")
+        if inputs is not None:
+            raise ValueError("give either text or input_ids, not both")
+        prompts = [text] if isinstance(text, str) else _listed(text)
         tokenizer = tokenizer if tokenizer is not None else self._own_tokenizer()
-        prompts = [text] if isinstance(text, str) else list(text)
         ids, mask = (tensor.to(self.device) for tensor in encode_padded(tokenizer, prompts))
         if any(kwargs.get(name) is not None for name in SAMPLING_ARGUMENTS):
             kwargs.setdefault("do_sample", True)
-        kwargs.setdefault("pad_token_id", padding_id(tokenizer))
-        output = super().generate(ids, attention_mask=mask, tokenizer=tokenizer, **kwargs)
+        config = args[0] if args else kwargs.get("generation_config")
+        if _setting("pad_token_id", kwargs, config, self.generation_config) is None:
+            kwargs["pad_token_id"] = padding_id(tokenizer)
+        output = super().generate(ids, *args, attention_mask=mask, tokenizer=tokenizer, **kwargs)
+        ends = _setting("eos_token_id", kwargs, config, self.generation_config)
         rows = output if isinstance(output, Tensor) else output.sequences
         copies = len(rows) // len(prompts)
         texts = [
-            prompts[index // copies] + _continuation(tokenizer, row.tolist(), ids.shape[1])
+            prompts[index // copies]
+            + continuation(tokenizer, _to_its_end(row.tolist(), ids.shape[1], ends), ids.shape[1])
             for index, row in enumerate(rows)
         ]
-        return texts[0] if isinstance(text, str) and copies == 1 else texts
+        texts_or_text = texts[0] if isinstance(text, str) and copies == 1 else texts
+        if isinstance(output, Tensor):
+            return texts_or_text
+        output["text"] = texts_or_text
+        return output
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ValueError: transformers would report its failures as short texts."""
+        raise ValueError(NOT_CONTINUOUS)
 
     def _own_tokenizer(self) -> Any:
         """The tokenizer in the folder (or at the hub id) that the weights came from."""
@@ -70,12 +111,73 @@ class TextGenerationMixin(GenerationMixin):
                 self._tokenizer_beside_weights = AutoTokenizer.from_pretrained(
                     self.name_or_path, config=self.config
                 )
-            except (OSError, ValueError, KeyError) as error:
+            except Exception as error:  # files of any content may lie there
                 raise ValueError(
                     f"generate(text=…) needs a tokenizer: none was found in {self.name_or_path!r}, "
                     "so pass tokenizer="
                 ) from error
         return self._tokenizer_beside_weights
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Transformers' own, for which a temperature of 0 is an error or is passed over.
+
+        Raises ValueError for settings that cannot be.
+        """
+        if kwargs.get("temperature") == 0:
+            kwargs = {name: kwargs[name] for name in kwargs if name not in SAMPLING_ARGUMENTS}
+            kwargs["do_sample"] = False
+        config, others = super()._prepare_generation_config(generation_config, **kwargs)
+        if config.temperature == 0:
+            config.do_sample, config.temperature = False, None
+        check_settings(config, self.config.num_hidden_layers)
+        return config, others
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """Transformers' own, but guidance works past the context too."""
+        processors = super()._get_logits_processor(*args, **kwargs)
+        for index, processor in enumerate(processors):
+            if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
+                processors[index] = GuidanceWithinContext(processor)
+        return processors
+
+    def _get_candidate_generator(
+        self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any
+    ) -> CandidateGenerator:
+        """Transformers' own, whose guesses end where the context is full.
+
+        A row that is full is cut before anything is guessed, by the tokens that stand, so that
+        guesses change no text.
+        """
+        generator = super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
+        propose = generator.get_candidates
+
+        def get_candidates(input_ids: Tensor, **given: Any) -> tuple[Tensor, Tensor | None]:
+            room = self._make_room(model_kwargs, input_ids)
+            layers = self.config.num_hidden_layers
+            try:
+                ids, logits = propose(input_ids, **given)
+            finally:
+                self.config.num_hidden_layers = layers  # early exit leaves it low if it fails
+            ids = ids[:, : input_ids.shape[1] + room]
+            guesses = ids.shape[1] - input_ids.shape[1]
+            return ids, logits[:, :guesses] if logits is not None and guesses else None
+
+        generator.get_candidates = get_candidates
+        return generator
+
+    def _make_room(self, model_kwargs: dict[str, Any], ids: Tensor) -> int:
+        """How many tokens the context has room for after ``ids`` (1, S), which are cut if full."""
+        context = self.config.max_position_embeddings
+        mask = model_kwargs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones_like(ids)
+        kept = keep_newest_half(mask, context)
+        if kept is not mask:
+            model_kwargs["attention_mask"] = kept
+            empty_cache(model_kwargs["past_key_values"])
+        return context - int(kept.sum())
 
     def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
         """Transformers' own, without their warning that the context length may break things."""
@@ -153,76 +255,23 @@ class TextGenerationMixin(GenerationMixin):
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
 
 
-def keep_newest_half(mask: Tensor, context: int) -> Tensor:
-    """The mask (B, S) with rows of more than ``context`` tokens cut to their newest half.
-
-    Returns ``mask`` itself where no row is too long.
-    """
-    if mask.shape[1] <= context:
-        return mask
-    too_long = mask.sum(dim=1, keepdim=True) > context
-    if not too_long.any():
-        return mask
-    tokens_from_here = mask.flip(1).cumsum(1).flip(1)
-    return mask * (~too_long | (tokens_from_here <= context // 2))
-
-
-def positions_from_mask(mask: Tensor) -> Tensor:
-    """Each token's position in its own row's text, (B, S); 0 at pads before it."""
-    return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
-
-
-def first_column(mask: Tensor) -> int:
-    """The first column in which any row of (B, S) has a token (the last where none has)."""
-    columns = mask.any(dim=0).nonzero()
-    return int(columns[0]) if len(columns) else mask.shape[1] - 1
-
-
-def empty_cache(cache: Cache) -> None:
-    """Forget every key and value, in caches that grow and in those of a fixed size."""
-    cache.reset()
-    if cache.get_seq_length():
-        cache.crop(0)
-
-
-def check_length(tokens: int, context: int) -> None:
-    """Raises ValueError where ``tokens`` do not fit into ``context`` positions."""
-    if tokens > context:
+def _listed(texts: Any) -> list[str]:
+    """Raises ValueError for what holds no prompts, as numbers and bytes."""
+    if isinstance(texts, bytes | bytearray) or not hasattr(texts, "__iter__"):
         raise ValueError(
-            f"{tokens} tokens are longer than the context of {context}: cut the text into windows, "
-            "or use generate(), which goes on past it"
+            f"text is a {type(texts).__name__}: it must be a string, or a list of them"
         )
+    return list(texts)
 
 
-def encode_padded(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask of the prompts, padded on the left: (B, T) each.
-
-    Raises ValueError for a prompt without tokens.
-    """
-    # Too many tokens are cut or refused later; the tokenizer need not warn of them.
-    rows = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
-    if not rows or not all(rows):
-        raise ValueError("a prompt has no tokens: give at least one word")
-    width = max(map(len, rows))
-    ids = [[padding_id(tokenizer)] * (width - len(row)) + row for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids), torch.tensor(mask)
+def _setting(name: str, kwargs: dict[str, Any], *configs: Any) -> Any:
+    """The value that transformers takes: the argument's, else that of the first config with one."""
+    values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
+    return next((value for value in values if value is not None), None)
 
 
-def padding_id(tokenizer: Any) -> int:
-    """What fills the place of no token; masked, so any id will do where there is no pad token."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
-            return int(token_id)
-    return 0
-
-
-def _continuation(tokenizer: Any, row: list[int], start: int) -> str:
-    """The text of ``row`` after its first ``start`` ids.
-
-    Decoded together with the prompt and then cut, because some tokenizers decode a first word
-    without the space before it.
-    """
-    prompt = tokenizer.decode(row[:start], skip_special_tokens=True)
-    whole = tokenizer.decode(row, skip_special_tokens=True)
-    return str(whole[len(prompt) :])
+def _to_its_end(row: list[int], start: int, ends: Any) -> list[int]:
+    """``row`` without what fills it up after the first of the tokens ``ends`` past ``start``."""
+    ends = torch.as_tensor([] if ends is None else ends).flatten().tolist()
+    first = next((place for place in range(start, len(row)) if row[place] in ends), len(row))
+    return row[: first + 1]

@@ -207,8 +207,6 @@ class LumensparkPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # What was written to a slot cannot be taken out again, so no guessing ahead in generate().
-    _is_stateful = True
     # Transformers looks for the attention interface in this file; it is used in attention.py.
     _can_set_attn_implementation_cached_value = True
 
@@ -324,6 +322,8 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
     def __init__(self, config: LumensparkConfig) -> None:
         super().__init__(config)
         self.model = LumensparkBackbone(config)
+        # What was written to a slot cannot be taken out again, so no guessing ahead in generate().
+        self._is_stateful = config.k is not None
         self.lm_head = nn.Linear(config.embed_dim, config.vocab_size, bias=config.head_bias)
         self.post_init()
 
@@ -341,9 +341,14 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """Transformers' own would make a cache that grows."""
+        if self.config.k is not None and generation_config.is_assistant:
+            raise ValueError(
+                "a model with low-rank attention cannot be the assistant of another: wrong guesses "
+                "cannot be taken out of its state, so use one with dense attention (k=None)"
+            )
         asked = generation_config.use_cache and self.config.k is not None
         if asked and model_kwargs.get("past_key_values") is None:
-            if generation_config.cache_implementation not in (None, "dynamic"):  # the default
+            if generation_config.cache_implementation not in (None, "dynamic"):
                 raise ValueError(
                     f"cache_implementation={generation_config.cache_implementation!r}: low-rank "
                     "attention has one of its own, so leave this out"

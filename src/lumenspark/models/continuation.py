@@ -1,0 +1,141 @@
+"""Prompts to token ids, and the tokens after a prompt to text: all at once, or as they are made."""
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+WINDOW = 64  # tokens, far more than one word or one character takes
+
+
+class Continuation:
+    """The text of the tokens after a prompt, in pieces that stay as they are.
+
+    The pieces of :meth:`add` and the last one, of :meth:`end`, make the same text whether tokens
+    come one by one or all at once. No token is decoded alone: some tokenizers write no space
+    before a first word, and a character may lie in several tokens. So prompt and continuation are
+    decoded together and the prompt is cut off. A piece is held back as long as the next tokens
+    may still change it.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(prompt)  # as many of the newest as are decoded each time
+        self._decoded = self._decode(self._ids)
+        self._read = len(self._decoded)  # characters of it that are the prompt's, or in _text
+        self._text = ""  # what is final, but for the spaces that the tokenizer cleans up
+        self._given = 0  # characters of the cleaned text
+
+    def add(self, ids: list[int]) -> str:
+        """What has become final with these further tokens; often nothing."""
+        self._ids += ids
+        decoded = self._decode(self._ids)
+        nothing_new = decoded == self._decoded
+        self._decoded = decoded
+        if nothing_new or self._ends_in_bytes():
+            return ""
+        self._take(decoded.rstrip(REPLACEMENT))  # a character that is not whole looks like that
+        self._forget_oldest()
+        text = self._cleaned()
+        # Spaces are cleaned up around the two newest words at most: "do n ' t" becomes "don't".
+        return self._give(text.rsplit(" ", 2)[0] if _cleans_up(self._tokenizer) else text)
+
+    def end(self) -> str:
+        """The rest."""
+        self._take(self._decoded)
+        return self._give(self._cleaned())
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _ends_in_bytes(self) -> bool:
+        """Tokens of one byte each are decoded as a run, which is text only if all of it is."""
+        token = self._tokenizer.convert_ids_to_tokens(self._ids[-1])
+        return isinstance(token, str) and BYTE_TOKEN.fullmatch(token) is not None
+
+    def _take(self, decoded: str) -> None:
+        self._text += decoded[self._read :]
+        self._read = max(self._read, len(decoded))
+
+    def _forget_oldest(self) -> None:
+        """Decode only the newest tokens from now on, where they decode to the end of the text."""
+        if len(self._ids) < 2 * WINDOW:
+            return
+        newest = self._decode(self._ids[-WINDOW:])
+        before = len(self._decoded) - len(newest)
+        if self._decoded.endswith(newest) and before <= self._read:
+            self._ids, self._decoded = self._ids[-WINDOW:], newest
+            self._read -= before
+
+    def _cleaned(self) -> str:
+        if not _cleans_up(self._tokenizer):
+            return self._text
+        return str(self._tokenizer.clean_up_tokenization(self._text))
+
+    def _give(self, text: str) -> str:
+        piece = text[self._given :]
+        self._given += len(piece)
+        return piece
+
+
+def continuation(tokenizer: Any, row: list[int], start: int) -> str:
+    """The text of ``row`` after its first ``start`` ids, which are the prompt."""
+    text = Continuation(tokenizer, row[:start])
+    return text.add(row[start:]) + text.end() if row[start:] else ""
+
+
+def _cleans_up(tokenizer: Any) -> bool:
+    """Whether the tokenizer takes out spaces before punctuation; for BPE transformers does not."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return False
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    name = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    is_bpe = backend is not None and type(backend.model).__name__ == "BPE"
+    return not is_bpe or getattr(tokenizer, name, False)
+
+
+def encode_padded(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask of the prompts, padded on the left: (B, T) each.
+
+    Raises ValueError for a prompt that is no text, or has no tokens.
+    """
+    for prompt in prompts:
+        check_text(prompt)
+    # Too many tokens are cut or refused later; the tokenizer need not warn of them.
+    rows = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    if not rows or not all(rows):
+        raise ValueError("a prompt has no tokens: give at least one word")
+    width = max(map(len, rows))
+    ids = [[padding_id(tokenizer)] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def check_text(prompt: object) -> None:
+    """Raises ValueError where ``prompt`` is no string, or one that stands for no text."""
+    if not isinstance(prompt, str):
+        raise ValueError(f"a prompt is a {type(prompt).__name__}: it must be a string")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start + 1} of a prompt is half a character "
+            f"({prompt[error.start]!r}): read the text as UTF-8, or with errors='replace'"
+        ) from None
+
+
+def padding_id(tokenizer: Any) -> int:
+    """What fills the place of no token; masked, so any id will do where there is no pad token.
+
+    A special one if there is one, because a row that has ended is filled up with it, and it is
+    not shown.
+    """
+    special = (tokenizer.pad_token_id, tokenizer.eos_token_id, *tokenizer.all_special_ids)
+    return int(next((token_id for token_id in special if token_id is not None), 0))
