@@ -83,7 +83,8 @@ def test_what_is_streamed_is_what_is_returned(
 
 def test_a_seed_fixes_the_text(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
     def texts(seed: int | None) -> list[str]:
-        return continuations(model, tokenizer, PROMPT, Sampling(30, seed=seed), count=3)
+        sampling = Sampling(30, temperature=1.5, seed=seed)
+        return continuations(model, tokenizer, PROMPT, sampling, count=3)
 
     assert texts(1) == texts(1)
     assert texts(1) != texts(2)

@@ -1,9 +1,10 @@
 """lumenspark generate: text from a model, as it is made."""
 
+import codecs
 import json
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 import tyro
 
@@ -33,7 +34,8 @@ class Arguments:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """How many texts for each prompt."""
     seed: int | None = None
-    """The same seed gives the same text."""
+    """The same seed gives the same text, in whatever form. The n-th text of a prompt is drawn with
+    seed + n - 1, whatever other prompts there are."""
     json: bool = False
     """Print one JSON object for each text."""
     checkpoint: str = "best"
@@ -46,12 +48,17 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "generate", arguments)
     prompts = _prompts(options.prompt)
-    if options.n < 1:
-        raise UserError(f"-n is {options.n}: it must be 1 or more")
-    from lumenspark.generation.text import Sampling, continuations, stream
+    from lumenspark.generation.text import (
+        Sampling,
+        check_causal,
+        check_count,
+        continuations,
+        stream,
+    )
     from lumenspark.loading import load
     from lumenspark.training.device import choose_device
 
+    check_count(options.n)
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -62,27 +69,57 @@ def main(arguments: list[str]) -> None:
     )
     device = choose_device(options.device)
     model, tokenizer = load(options.model, options.checkpoint, device, options.trust_remote_code)
+    check_causal(model)
     for number, prompt in enumerate(prompts):
-        if options.json:
-            for text in continuations(model, tokenizer, prompt, sampling, options.n):
-                _print_json({"prompt": prompt, "text": text})
-            continue
         for copy in range(options.n):
+            drawn = sampling.again(copy)
+            if options.json:
+                [text] = continuations(model, tokenizer, prompt, drawn)
+                _print_json({"prompt": prompt, "text": text})
+                continue
             if number or copy:
                 print("\n---")
-            stream(model, tokenizer, prompt, sampling.again(copy), sys.stdout)
+            stream(model, tokenizer, prompt, drawn, sys.stdout)
 
 
 def _prompts(prompt: str | None) -> list[str]:
     if prompt is not None:
-        return [prompt]
-    if sys.stdin.isatty():
+        return [_as_text(_bytes(prompt), "the prompt")]
+    if sys.stdin is None or sys.stdin.isatty():
         raise UserError("there is no prompt: give one, or lines on standard input")
-    prompts = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    lines = _bytes(sys.stdin).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    prompts = [
+        _as_text(line.removesuffix(b"\r"), f"line {number} of standard input")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
     if not prompts:
         raise UserError("standard input holds no prompt: give a line of text")
     return prompts
 
 
+def _bytes(source: str | IO[str]) -> bytes:
+    """What was typed or piped. Python hides bytes that are no text in halves of characters."""
+    if not isinstance(source, str):
+        if hasattr(source, "buffer"):
+            return bytes(source.buffer.read())
+        source = source.read()
+    return source.encode("utf-8", "surrogateescape")
+
+
+def _as_text(content: bytes, what: str) -> str:
+    """Raises UserError, with the place, where the bytes are no UTF-8."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = content[error.start]
+        raise UserError(
+            f"{what} is not UTF-8: byte {error.start + 1} is 0x{byte:02x} (in Latin-1: "
+            f"{chr(byte)!r}), so set the terminal to UTF-8, or convert the text with iconv"
+        ) from error
+
+
 def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """Where the terminal cannot show every character, JSON has escapes for them."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    print(json.dumps(value, ensure_ascii=not encoding.startswith("utf")), flush=True)

@@ -21,6 +21,7 @@ from lumenspark.models.sampling import wanted
 
 MOST_TEXTS = 1_000_000  # for one prompt
 SEEDS = 2**63
+LOOK = "check that it is a causal language model whose weights are whole, or try another prompt"
 
 
 @dataclass(frozen=True)
@@ -151,25 +152,70 @@ def _encode(model: Any, tokenizer: Any, prompt: str) -> dict[str, Tensor]:
     return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
 
 
+def check_causal(model: Any) -> None:
+    """Raises UserError for an encoder, such as BERT, whose tokens see those after them.
+
+    Two forward passes show it; only models whose config says that they are no decoder are asked.
+    """
+    if getattr(model.config, "is_decoder", None) is not False:
+        return
+    pair = torch.tensor([[0, 0], [0, 1]], device=model.device)
+    with _understood(f"{type(model).__name__} cannot be run", LOOK), torch.no_grad():
+        first, other = model(pair).logits[:, 0].float()
+        causal = torch.allclose(first, other, rtol=1e-3, atol=1e-4)
+    if not causal:
+        raise UserError(
+            f"{type(model).__name__} sees the tokens that it should predict: give a causal "
+            "language model, or set is_decoder in its config.json if it was trained as one"
+        )
+
+
 def _generate(
     model: Any, tokenizer: Any, encoded: dict[str, Tensor], sampling: Sampling, **arguments: Any
 ) -> Tensor:
     """The ids of prompt and continuation (1, T)."""
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
-    positions = getattr(model.config, "max_position_embeddings", None)
     arguments |= {"pad_token_id": padding_id(tokenizer), **sampling.arguments()}
-    with _understood(
-        f"{type(model).__name__} cannot go on with this prompt",
-        "check that it is a causal language model whose weights are whole, or try another prompt",
-        positions,
-    ):
-        ids: Tensor = model.generate(**encoded, **arguments)
+    length = encoded["input_ids"].shape[1] + sampling.max_new_tokens
+    hook = model.register_forward_hook(_check_scores)
+    try:
+        what = f"{type(model).__name__} cannot go on with this prompt"
+        with _understood(what, LOOK), _ends_with_its_positions(model, length):
+            ids: Tensor = model.generate(**encoded, **arguments)
+    finally:
+        hook.remove()
     return ids
 
 
+def _check_scores(model: Any, inputs: Any, output: Any) -> None:
+    """Raises UserError where a forward pass gives no numbers, of which the first would be taken."""
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor) and logits[:, -1].isnan().any():
+        raise UserError(
+            f"the scores of {type(model).__name__} are not numbers (NaN): its weights are damaged, "
+            "or its training diverged, so take another checkpoint"
+        )
+
+
 @contextmanager
-def _understood(what: str, fix: str, positions: int | None = None) -> Iterator[None]:
+def _ends_with_its_positions(model: Any, length: int) -> Iterator[None]:
+    """Other models than ours end where their positions do, each with another error."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        # RoBERTa's positions start at 2, so two of them are none.
+        if positions is None or length <= positions - 2 or _is_of_memory(error):
+            raise
+        raise UserError(
+            f"the text is longer than the {positions} positions of this model: give a shorter "
+            "prompt or ask for fewer new tokens"
+        ) from error
+
+
+@contextmanager
+def _understood(what: str, fix: str) -> Iterator[None]:
     """Inside, another library's model or tokenizer runs; whatever it raises becomes a UserError.
 
     What the system raises passes: a reader that has gone, a disk that is full.
@@ -178,16 +224,16 @@ def _understood(what: str, fix: str, positions: int | None = None) -> Iterator[N
         yield
     except (UserError, OSError):
         raise
-    except IndexError as error:  # other models than ours end with their table of positions
-        places = f"the {positions}" if positions else "the"
-        raise UserError(
-            f"the text is longer than {places} positions of this model: give a shorter prompt or "
-            "ask for fewer new tokens"
-        ) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise UserError(
-            "there is not enough memory for a text of this length: give a shorter prompt or ask "
-            "for fewer new tokens"
-        ) from error
     except Exception as error:
+        if _is_of_memory(error):
+            raise UserError(
+                "there is not enough memory for a text of this length: give a shorter prompt or "
+                "ask for fewer new tokens"
+            ) from error
         raise UserError(f"{what} ({first_line(error)}): {fix}") from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Torch has no type of its own for it on a processor."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)

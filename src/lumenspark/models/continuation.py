@@ -33,9 +33,8 @@ class Continuation:
         """What has become final with these further tokens; often nothing."""
         self._ids += ids
         decoded = self._decode(self._ids)
-        nothing_new = decoded == self._decoded
         self._decoded = decoded
-        if nothing_new or self._ends_in_bytes():
+        if self._ends_in_bytes():
             return ""
         self._take(decoded.rstrip(REPLACEMENT))  # a character that is not whole looks like that
         self._forget_oldest()
@@ -56,8 +55,13 @@ class Continuation:
         )
 
     def _ends_in_bytes(self) -> bool:
-        """Tokens of one byte each are decoded as a run, which is text only if all of it is."""
-        token = self._tokenizer.convert_ids_to_tokens(self._ids[-1])
+        """Tokens of one byte each are decoded as a run, which is text only if all of it is.
+
+        Special tokens, which are not shown, do not end the run.
+        """
+        special = set(self._tokenizer.all_special_ids)
+        shown = next((token for token in reversed(self._ids) if token not in special), None)
+        token = None if shown is None else self._tokenizer.convert_ids_to_tokens(shown)
         return isinstance(token, str) and BYTE_TOKEN.fullmatch(token) is not None
 
     def _take(self, decoded: str) -> None:
