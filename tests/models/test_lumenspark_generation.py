@@ -370,6 +370,18 @@ def test_transformers_cannot_guess_ahead(model: LumensparkForCausalLM, ids: Tens
         model.generate(ids[:1], prompt_lookup_num_tokens=3, max_new_tokens=8)
     with pytest.raises(ValueError, match=sentence):
         model.generate(ids[:1], assistant_model=model, max_new_tokens=8)
+    with pytest.raises(ValueError, match=sentence):
+        model.generate(ids[:1], assistant_early_exit=1, max_new_tokens=8)
+    assert model.config.num_hidden_layers == 2
+
+
+def test_a_model_with_low_rank_attention_is_no_assistant(
+    model: LumensparkForCausalLM, ids: Tensor
+) -> None:
+    """Wrong guesses would have to be taken out of its state."""
+    dense = new_model(small_config("lumenspark", k=None)).eval()
+    with pytest.raises(ValueError, match="cannot be the assistant of another"):
+        dense.generate(ids[:1], assistant_model=model, max_new_tokens=8)
 
 
 class PeakMemory(TorchDispatchMode):

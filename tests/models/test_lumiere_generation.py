@@ -3,13 +3,25 @@
 What Lumenspark does in the same way is tested with both.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from small_models import Model, both_families, left_padded, plain_greedy, random_rows
+from small_models import (
+    Model,
+    both_families,
+    fill_with_noise,
+    left_padded,
+    new_model,
+    plain_greedy,
+    random_rows,
+    small_config,
+)
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     PreTrainedTokenizerFast,
     StaticCache,
     TextIteratorStreamer,
@@ -325,14 +337,254 @@ def test_a_prompt_of_embeddings_cannot_go_past_the_context(model: Model) -> None
             model.generate(inputs_embeds=torch.randn(1, length, 32), max_new_tokens=new)
 
 
-def test_speculation_by_prompt_lookup(model: LumiereForCausalLM) -> None:
-    """Within the context it changes nothing. Past it the guesses count when a row is full."""
+every_family = pytest.mark.parametrize(
+    ("family", "changes"), [("lumiere", {}), ("lumenspark", {}), ("lumenspark", {"k": None})]
+)
+SPECULATIONS = {
+    "lookup": {"prompt_lookup_num_tokens": 3},
+    "many guesses": {"prompt_lookup_num_tokens": 50},
+    "assistant": {},
+    "early exit": {"assistant_early_exit": 1},
+    "exit at the end": {"assistant_early_exit": 2},
+}
+dense_families = pytest.mark.parametrize(
+    ("family", "changes"), [("lumiere", {}), ("lumenspark", {"k": None})]
+)
+
+
+@dense_families
+@pytest.mark.parametrize("name", SPECULATIONS)
+@pytest.mark.parametrize("start", [8, 16, 17, 40])
+def test_speculation_changes_no_text(model: Model, name: str, start: int) -> None:
+    """Within the context of 16, across its end again and again, and from a prompt beyond it."""
+    prompt = random_rows(4)[0] * (start // 4) + random_rows(4)[0][: start % 4]
+    guessing = dict(SPECULATIONS[name])
+    if name == "assistant":
+        guessing["assistant_model"] = fill_with_noise(new_model(model.config), seed=0).eval()
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=50, **guessing)
+    assert output[0].tolist() == plain_greedy(model, prompt, 50)
+
+
+@dense_families
+def test_an_assistant_of_another_mind_changes_no_text(model: Model) -> None:
+    """Nearly all its guesses are wrong; it has another context, too."""
+    config = small_config("lumiere", max_position_embeddings=11)
+    other = fill_with_noise(new_model(config), seed=7).eval()
+    prompt = random_rows(6)[0]
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=40, assistant_model=other)
+    assert output[0].tolist() == plain_greedy(model, prompt, 40)
+
+
+@dense_families
+def test_speculation_gives_what_it_was_asked_for(model: Model) -> None:
+    """A score and states for each token, also where guesses were cut off at the context's end."""
     prompt = random_rows(4)[0] * 2
-    ids = torch.tensor([prompt])
-    output = model.generate(ids, prompt_lookup_num_tokens=3, max_new_tokens=8)
-    assert output[0].tolist() == plain_greedy(model, prompt, 8)
-    further = model.generate(ids, prompt_lookup_num_tokens=3, max_new_tokens=50)
-    assert further.shape == (1, 58)
+    arguments = {"max_new_tokens": 30, "return_dict_in_generate": True, "output_scores": True}
+    plain = model.generate(torch.tensor([prompt]), **arguments)
+    guessed = model.generate(torch.tensor([prompt]), **arguments, prompt_lookup_num_tokens=3)
+    assert torch.equal(plain.sequences, guessed.sequences)
+    torch.testing.assert_close(guessed.scores, plain.scores, rtol=1e-3, atol=1e-3)
+
+
+@dense_families
+def test_speculative_sampling_past_the_context(model: Model) -> None:
+    for guessing in ({"assistant_model": model}, {"prompt_lookup_num_tokens": 3}):
+        torch.manual_seed(0)
+        ids = torch.tensor([random_rows(4)[0] * 2])
+        output = model.generate(ids, do_sample=True, max_new_tokens=40, **guessing)
+        assert output.shape == (1, 48)
+
+
+@dense_families
+def test_early_exit_uses_the_first_layers_and_leaves_the_model_as_it_was(model: Model) -> None:
+    prompt = random_rows(6)[0]
+    expected = plain_greedy(model, prompt, 20)
+    used: list[int] = []
+    for index, block in enumerate(model.model.layers):
+        block.register_forward_hook(lambda *_, index=index: used.append(index))
+    model.generate(torch.tensor([prompt]), assistant_early_exit=1, max_new_tokens=20)
+    assert used.count(0) > used.count(1) > 0
+    assert model.config.num_hidden_layers == 2
+    assert model.generate(torch.tensor([prompt]), max_new_tokens=20)[0].tolist() == expected
+
+
+@dense_families
+@pytest.mark.parametrize("layers", [0, -1, 3, 10**9, 1.5])
+def test_early_exit_needs_a_layer_that_is_there(model: Model, layers: float) -> None:
+    with pytest.raises(ValueError, match=r"assistant_early_exit is .*: it must be from 1 to 2"):
+        model.generate(torch.tensor([[5]]), assistant_early_exit=layers, max_new_tokens=2)
+
+
+class StopError(Exception):
+    pass
+
+
+@dense_families
+def test_a_generation_that_failed_leaves_the_model_as_it_was(model: Model) -> None:
+    """Wherever it fails: within early exit the config says that there are fewer layers."""
+    prompt = random_rows(6)[0]
+    expected = plain_greedy(model, prompt, 20)
+    for call in range(1, 12):
+        left = iter(range(call))
+
+        def fail(*_: object, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise StopError
+
+        hook = model.model.layers[0].register_forward_hook(fail)
+        with pytest.raises(StopError):
+            model.generate(torch.tensor([prompt]), assistant_early_exit=1, max_new_tokens=20)
+        hook.remove()
+        assert model.config.num_hidden_layers == 2
+        assert model.generate(torch.tensor([prompt]), max_new_tokens=20)[0].tolist() == expected
+
+
+GUIDANCE: dict[str, dict[str, Any]] = {
+    "cached": {},
+    "not cached": {"use_cache": False},
+    "by another prompt": {"negative_prompt_ids": torch.tensor([[9, 8, 7, 6]])},
+    "by one beyond the context": {"negative_prompt_ids": torch.arange(3, 30)[None]},
+    "padded": {
+        "negative_prompt_ids": torch.tensor([[2, 2, 8, 7]]),
+        "negative_prompt_attention_mask": torch.tensor([[0, 0, 1, 1]]),
+    },
+}
+
+
+def window(text: list[int], start: int) -> list[int]:
+    """What is seen of ``text``, whose first ``start`` tokens were given at once."""
+    seen = text[:start]
+    for token in [None, *text[start:]]:
+        seen = seen if token is None else [*seen, token]
+        seen = seen[-8:] if len(seen) > 16 else seen
+    return seen
+
+
+@every_family
+@pytest.mark.parametrize("name", GUIDANCE)
+@torch.no_grad()
+def test_guided_text_equals_a_plain_loop_far_past_the_context(model: Model, name: str) -> None:
+    """Both texts, with the prompt and without it, are cut where they are full."""
+    prompt = random_rows(6)[0]
+    output = model.generate(
+        torch.tensor([prompt]), guidance_scale=1.5, max_new_tokens=40, **GUIDANCE[name]
+    )
+    given = GUIDANCE[name].get("negative_prompt_ids")
+    other = prompt[-1:] if given is None else given[0].tolist()
+    other = other[2:] if name == "padded" else other
+    text, start = list(prompt), len(other)
+    for _ in range(40):
+        guided, plain = (
+            model(torch.tensor([seen])).logits[0, -1].log_softmax(-1)
+            for seen in (window(text, 6), window(other, start))
+        )
+        token = int((plain + 1.5 * (guided - plain)).argmax())
+        text, other = [*text, token], [*other, token]
+    assert output[0].tolist() == text
+
+
+@every_family
+def test_guidance_is_the_same_with_the_cache_and_without(model: Model) -> None:
+    """With beams, which change places, with several texts of a padded batch, and with lookup."""
+    batch = left_padded(random_rows(6, 3))
+    others = torch.tensor([[9, 8], [7, 6]])
+    ways: list[dict[str, Any]] = [
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 3, "negative_prompt_ids": others},
+        {"do_sample": True, "num_return_sequences": 3, "negative_prompt_ids": others},
+    ]
+    for way in ways:
+        outputs = []
+        for use_cache in (True, False):
+            torch.manual_seed(0)
+            outputs.append(
+                model.generate(
+                    **batch, guidance_scale=1.5, max_new_tokens=20, use_cache=use_cache, **way
+                )
+            )
+        assert torch.equal(*outputs)
+
+
+@dense_families
+def test_guidance_and_speculation_together(model: Model) -> None:
+    ids = torch.tensor([random_rows(4)[0] * 2])
+    arguments = {"guidance_scale": 1.5, "max_new_tokens": 40}
+    expected = model.generate(ids, **arguments)
+    assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=3, **arguments), expected)
+
+
+@both_families
+def test_guidance_needs_tokens_to_go_on_from(model: Model) -> None:
+    embeddings = model.get_input_embeddings()(torch.tensor([[5, 6]]))
+    with pytest.raises(ValueError, match="guidance_scale needs a prompt of input_ids: give them"):
+        model.generate(inputs_embeds=embeddings, guidance_scale=1.5, max_new_tokens=3)
+
+
+@every_family
+def test_temperature_0_takes_the_likeliest_token(model: Model) -> None:
+    """Given as an argument, in a config, or saved with the model; sampling asked for or not."""
+    prompt = random_rows(6)[0]
+    ids, expected = torch.tensor([prompt]), plain_greedy(model, prompt, 20)
+    ways: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"temperature": 0.0, "do_sample": True, "top_k": 5, "top_p": 0.9},
+        {"generation_config": GenerationConfig(temperature=0.0, do_sample=True)},
+    ]
+    for way in ways:
+        if "generation_config" not in way:
+            way["max_new_tokens"] = 20
+        assert model.generate(ids, **way)[0, :26].tolist() == expected
+    model.generation_config.temperature = 0.0
+    model.generation_config.do_sample = True
+    assert model.generate(ids, max_new_tokens=20)[0].tolist() == expected
+
+
+NAN = float("nan")
+
+
+@both_families
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", NAN),
+        ("temperature", float("inf")),
+        ("temperature", 1e-300),
+        ("temperature", -1.0),
+        ("temperature", "hot"),
+        ("top_p", NAN),
+        ("top_p", 1.5),
+        ("top_k", -1),
+        ("top_k", 2.5),
+        ("repetition_penalty", NAN),
+        ("repetition_penalty", 1e300),
+        ("repetition_penalty", 0.0),
+        ("max_new_tokens", 10**12),
+        ("max_new_tokens", NAN),
+        ("guidance_scale", NAN),
+        ("length_penalty", NAN),
+        ("min_p", NAN),
+    ],
+)
+def test_a_setting_that_cannot_be_is_an_error(model: Model, name: str, value: object) -> None:
+    arguments = {"do_sample": True, "max_new_tokens": 3} | {name: value}
+    with pytest.raises(ValueError, match=f"{name} is .*: it must be "):
+        model.generate(torch.tensor([[5]]), **arguments)
+
+
+@both_families
+def test_a_whole_number_serves_as_a_fraction(model: Model) -> None:
+    for name in ("temperature", "top_p", "repetition_penalty"):
+        arguments = {"do_sample": True, "max_new_tokens": 3, name: 1}
+        assert model.generate(torch.tensor([[5]]), **arguments).shape == (1, 4)
+
+
+@every_family
+def test_continuous_batches_are_refused(model: Model) -> None:
+    """Transformers would print the error and give back texts that end early."""
+    with pytest.raises(ValueError, match="cannot generate in continuous batches"):
+        model.generate(torch.tensor([[5]]), cache_implementation="paged", max_new_tokens=3)
+    with pytest.raises(ValueError, match="cannot generate in continuous batches"):
+        model.generate_batch([[5]])
 
 
 @both_families

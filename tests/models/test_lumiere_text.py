@@ -79,6 +79,18 @@ def test_without_a_tokenizer_the_error_says_what_to_give(
         loaded.generate(text="The lamp")
 
 
+def test_a_tokenizer_that_is_damaged_is_an_error(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for content in ("{", "[]", '{"model": 3}', ""):
+        (tmp_path / "tokenizer.json").write_text(content)
+        loaded = LumiereForCausalLM.from_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"needs a tokenizer: .* so pass tokenizer="):
+            loaded.generate(text="The lamp")
+
+
 def test_text_and_ids_together_are_an_error(
     model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -87,6 +99,10 @@ def test_text_and_ids_together_are_an_error(
         model.generate(text="The lamp", input_ids=ids, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="either text or input_ids"):
         model.generate(ids, text="The lamp", tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="either text or attention_mask"):
+        model.generate(text="The lamp", attention_mask=ids, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="either text or inputs_embeds"):
+        model.generate(text="The lamp", inputs_embeds=torch.zeros(1, 1, 32), tokenizer=tokenizer)
 
 
 def test_an_empty_prompt(model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -121,6 +137,18 @@ def test_a_sampling_argument_means_sampling(
     first = texts(**argument)
     torch.manual_seed(4)
     assert texts(**argument) == first
+
+
+def test_temperature_0_is_no_sampling(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """As on the command line."""
+    arguments = {"text": "The", "tokenizer": tokenizer, "max_new_tokens": 8}
+    expected = model.generate(**arguments)
+    for way in ({}, {"do_sample": True}, {"top_k": 3, "top_p": 0.5, "do_sample": True}):
+        assert model.generate(**arguments, temperature=0, **way) == expected
+    saved = GenerationConfig(temperature=0.0, do_sample=True, max_new_tokens=8)
+    assert model.generate(text="The", tokenizer=tokenizer, generation_config=saved) == expected
 
 
 def test_several_texts_of_each_prompt(
@@ -173,6 +201,26 @@ def test_an_end_token_ends_the_text_and_is_not_shown(
     prompts = ["The lamp", "Ships"]
     model.generation_config.eos_token_id = [1, 2]
     assert model.generate(text=prompts, tokenizer=tokenizer, max_new_tokens=9) == prompts
+
+
+def test_what_fills_up_a_row_that_has_ended_is_not_shown(model: LumiereForCausalLM) -> None:
+    """Also where the tokenizer has no special token, so that any word fills it up."""
+    words = {f"w{index}": index for index in range(300)}
+    inner = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    prompts = [f"w{index}" for index in range(3, 9)]
+    alone = [plain_greedy(model, [index], 30) for index in range(3, 9)]
+    end = alone[0][6]
+    made = [row[1:] for row in alone]
+    made = [row[: row.index(end) + 1] if end in row else row for row in made]
+    texts = model.generate(text=prompts, tokenizer=tokenizer, max_new_tokens=30, eos_token_id=end)
+    expected = [
+        " ".join([prompt, *(f"w{token}" for token in row)])
+        for prompt, row in zip(prompts, made, strict=True)
+    ]
+    assert texts == expected
+    assert len({len(row) for row in made}) > 1
 
 
 def test_a_string_can_end_the_text(

@@ -205,8 +205,10 @@ def _ends_with_its_positions(model: Any, length: int) -> Iterator[None]:
     try:
         yield
     except (IndexError, RuntimeError) as error:
-        # RoBERTa's positions start at 2, so two of them are none.
-        if positions is None or length <= positions - 2 or _is_of_memory(error):
+        # RoBERTa's positions start at 2, so two of them are none. Of errors of memory, and of
+        # recursion, there are subclasses.
+        beyond = positions is not None and length > positions - 2
+        if not beyond or type(error) not in (IndexError, RuntimeError) or _is_of_memory(error):
             raise
         raise UserError(
             f"the text is longer than the {positions} positions of this model: give a shorter "

@@ -111,10 +111,15 @@ class TextGenerationMixin(GenerationMixin):
                 self._tokenizer_beside_weights = AutoTokenizer.from_pretrained(
                     self.name_or_path, config=self.config
                 )
-            except Exception as error:  # files of any content may lie there
+            except (OSError, ValueError, KeyError) as error:
                 raise ValueError(
                     f"generate(text=…) needs a tokenizer: none was found in {self.name_or_path!r}, "
                     "so pass tokenizer="
+                ) from error
+            except Exception as error:  # files of any content may lie there
+                raise ValueError(
+                    f"generate(text=…) needs a tokenizer: the one in {self.name_or_path!r} cannot "
+                    "be read, so pass tokenizer="
                 ) from error
         return self._tokenizer_beside_weights
 

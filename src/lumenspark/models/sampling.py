@@ -58,7 +58,7 @@ def check_settings(config: Any, layers: int) -> None:
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{name} is nan: it must be a number")
     depth = config.assistant_early_exit
-    if depth is not None and not 1 <= depth <= layers:
+    if depth is not None and not (isinstance(depth, int) and 1 <= depth <= layers):
         raise ValueError(
             f"assistant_early_exit is {_short(depth)}: it must be from 1 to {layers}, the layers "
             "of this model"
