@@ -560,6 +560,7 @@ NAN = float("nan")
         ("repetition_penalty", 0.0),
         ("max_new_tokens", 10**12),
         ("max_new_tokens", NAN),
+        ("max_length", 10**12),
         ("guidance_scale", NAN),
         ("length_penalty", NAN),
         ("min_p", NAN),
@@ -576,6 +577,15 @@ def test_a_whole_number_serves_as_a_fraction(model: Model) -> None:
     for name in ("temperature", "top_p", "repetition_penalty"):
         arguments = {"do_sample": True, "max_new_tokens": 3, name: 1}
         assert model.generate(torch.tensor([[5]]), **arguments).shape == (1, 4)
+
+
+@every_family
+def test_a_prompt_without_tokens_or_with_half_a_mask_is_an_error(model: Model) -> None:
+    ids = torch.tensor([[5, 6, 7]])
+    with pytest.raises(ValueError, match="a prompt has no tokens"):
+        model.generate(ids[:, :0], max_new_tokens=3)
+    with pytest.raises(ValueError, match="the attention mask has 2 columns for 3 tokens"):
+        model.generate(ids, attention_mask=torch.tensor([[0, 1]]), max_new_tokens=3)
 
 
 @every_family

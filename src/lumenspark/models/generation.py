@@ -212,6 +212,8 @@ class TextGenerationMixin(GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """What transformers feeds to the model at each step; here with rows that are full cut."""
+        if inputs_embeds is None:
+            _check_tokens(input_ids, attention_mask)
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         fed = next_sequence_length or input_ids.shape[1]
         mask = attention_mask
@@ -267,6 +269,17 @@ def _listed(texts: Any) -> list[str]:
             f"text is a {type(texts).__name__}: it must be a string, or a list of them"
         )
     return list(texts)
+
+
+def _check_tokens(ids: Tensor, mask: Tensor | None) -> None:
+    """Raises ValueError where there is no token to go on from, or some that the mask leaves out."""
+    if not ids.shape[1]:
+        raise ValueError("a prompt has no tokens: give one at least")
+    if mask is not None and mask.shape[1] < ids.shape[1]:
+        raise ValueError(
+            f"the attention mask has {mask.shape[1]} columns for {ids.shape[1]} tokens: it must "
+            "have one for each"
+        )
 
 
 def _setting(name: str, kwargs: dict[str, Any], *configs: Any) -> Any:

@@ -13,6 +13,7 @@ MOST_PENALTY = 1e9
 LIMITS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("max_new_tokens", "1 or more", lambda value: value >= 1),
     ("max_new_tokens", f"at most {MOST_NEW_TOKENS}", lambda value: value <= MOST_NEW_TOKENS),
+    ("max_length", f"at most {MOST_NEW_TOKENS}", lambda value: value <= MOST_NEW_TOKENS),
     ("temperature", "0 or more", lambda value: value >= 0),
     (
         "temperature",
@@ -28,7 +29,7 @@ LIMITS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         lambda value: 1 / MOST_PENALTY <= value <= MOST_PENALTY,
     ),
 )
-WHOLE_NUMBERS = ("max_new_tokens", "top_k")
+WHOLE_NUMBERS = ("max_new_tokens", "max_length", "top_k")
 
 
 def wanted(name: str, value: object) -> str | None:
