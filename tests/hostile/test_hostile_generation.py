@@ -384,6 +384,51 @@ def test_scores_that_are_no_numbers_are_refused(name: str, temperature: float) -
     assert not model._forward_hooks
 
 
+CONFIGS: list[dict[str, Any]] = [
+    {"num_beams": 4, "num_return_sequences": 3},
+    {"return_dict_in_generate": True, "output_scores": True},
+    {"penalty_alpha": 0.6, "top_k": 4},
+    {"dola_layers": "high"},
+    {"temperature": 0.0, "do_sample": True},
+    {"max_length": 3, "min_length": 2},
+    {"stop_strings": ["t", "\x00"]},
+    {"eos_token_id": [1, 5], "pad_token_id": 3},
+    {"prompt_lookup_num_tokens": 3},
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("name", ["gpt2", "rwkv", "llama", "lumiere"])
+def test_one_text_comes_whatever_is_saved_with_the_model(name: str, config: dict[str, Any]) -> None:
+    """In its generation_config.json: it may speak of beams, of full outputs, of methods by code."""
+    tokenizer = kinds.byte_level()
+    if name == "rwkv" and "prompt_lookup_num_tokens" in config:
+        pytest.skip("its state cannot be taken back, and transformers says so")
+    torch.manual_seed(0)
+    if name == "lumiere":
+        settings = LumiereConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **TINY)
+        model: Any = LumiereForCausalLM(settings).eval()
+    else:
+        model = FOREIGN[name](len(tokenizer)).eval()
+    for key, value in config.items():
+        setattr(model.generation_config, key, value)
+    for temperature in (0.0, 1.0):
+        sampling = Sampling(8, temperature=temperature, seed=1)
+        file = io.StringIO()
+        stream(model, tokenizer, "the", sampling, file)
+        assert [file.getvalue()] == [
+            text + "\n" for text in continuations(model, tokenizer, "the", sampling)
+        ]
+
+
+def test_a_file_that_takes_ascii_only_says_so_itself() -> None:
+    tokenizer = kinds.byte_level()
+    model = FOREIGN["llama"](len(tokenizer))
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with pytest.raises(UnicodeEncodeError):
+        stream(model, tokenizer, "the", Sampling(60, temperature=5.0, seed=1), file)
+
+
 def test_an_encoder_is_refused() -> None:
     model = BertLMHeadModel(BertConfig(vocab_size=290, **ONE, initializer_range=0.5)).eval()
     with pytest.raises(UserError, match="BertLMHeadModel sees the tokens that it should predict"):

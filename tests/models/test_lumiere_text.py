@@ -201,6 +201,9 @@ def test_an_end_token_ends_the_text_and_is_not_shown(
     prompts = ["The lamp", "Ships"]
     model.generation_config.eos_token_id = [1, 2]
     assert model.generate(text=prompts, tokenizer=tokenizer, max_new_tokens=9) == prompts
+    endless = {"eos_token_id": None, "max_new_tokens": 9, "return_dict_in_generate": True}
+    output = model.generate(text=prompts, tokenizer=tokenizer, **endless)
+    assert set(output.sequences[:, -9:].flatten().tolist()) <= {1, 2}
 
 
 def test_what_fills_up_a_row_that_has_ended_is_not_shown(model: LumiereForCausalLM) -> None:

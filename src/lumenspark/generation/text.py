@@ -22,6 +22,14 @@ from lumenspark.models.sampling import wanted
 MOST_TEXTS = 1_000_000  # for one prompt
 SEEDS = 2**63
 LOOK = "check that it is a causal language model whose weights are whole, or try another prompt"
+# Whatever the generation_config.json beside the weights says: tokens are drawn one after another.
+ONE_TEXT: dict[str, Any] = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "penalty_alpha": None,
+    "dola_layers": None,
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,9 @@ def _generate(
     """The ids of prompt and continuation (1, T)."""
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
-    arguments |= {"pad_token_id": padding_id(tokenizer), **sampling.arguments()}
+    arguments |= ONE_TEXT | {"pad_token_id": padding_id(tokenizer)} | sampling.arguments()
+    if getattr(model.generation_config, "stop_strings", None):
+        arguments["tokenizer"] = tokenizer
     length = encoded["input_ids"].shape[1] + sampling.max_new_tokens
     hook = model.register_forward_hook(_check_scores)
     try:
@@ -220,11 +230,12 @@ def _ends_with_its_positions(model: Any, length: int) -> Iterator[None]:
 def _understood(what: str, fix: str) -> Iterator[None]:
     """Inside, another library's model or tokenizer runs; whatever it raises becomes a UserError.
 
-    What the system raises passes: a reader that has gone, a disk that is full.
+    What writing raises passes: a reader that has gone, a disk that is full, a file that takes
+    ASCII only.
     """
     try:
         yield
-    except (UserError, OSError):
+    except (UserError, OSError, UnicodeEncodeError):
         raise
     except Exception as error:
         if _is_of_memory(error):

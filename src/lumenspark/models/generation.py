@@ -67,32 +67,37 @@ class TextGenerationMixin(GenerationMixin):
         if text is None:
             return super().generate(inputs, *args, tokenizer=tokenizer, **kwargs)
         for name in ("input_ids", "inputs_embeds", "attention_mask"):
-            if kwargs.get(name) is not None:
+            if kwargs.get(name) is not None or inputs is not None:
                 raise ValueError(f"give either text or {name}, not both")
-        if inputs is not None:
-            raise ValueError("give either text or input_ids, not both")
         prompts = [text] if isinstance(text, str) else _listed(text)
         tokenizer = tokenizer if tokenizer is not None else self._own_tokenizer()
+        output, texts = self._write(prompts, tokenizer, *args, **kwargs)
+        result = texts[0] if isinstance(text, str) and len(texts) == 1 else texts
+        if isinstance(output, Tensor):
+            return result
+        output["text"] = result
+        return output
+
+    def _write(
+        self, prompts: list[str], tokenizer: Any, *args: Any, **kwargs: Any
+    ) -> tuple[Any, list[str]]:
+        """What transformers' ``generate`` returns, and its rows as prompts and continuations."""
         ids, mask = (tensor.to(self.device) for tensor in encode_padded(tokenizer, prompts))
         if any(kwargs.get(name) is not None for name in SAMPLING_ARGUMENTS):
             kwargs.setdefault("do_sample", True)
-        config = args[0] if args else kwargs.get("generation_config")
-        if _setting("pad_token_id", kwargs, config, self.generation_config) is None:
+        configs = (args[0] if args else kwargs.get("generation_config"), self.generation_config)
+        if _setting("pad_token_id", kwargs, configs) is None:
             kwargs["pad_token_id"] = padding_id(tokenizer)
         output = super().generate(ids, *args, attention_mask=mask, tokenizer=tokenizer, **kwargs)
-        ends = _setting("eos_token_id", kwargs, config, self.generation_config)
+        ends, start = _setting("eos_token_id", kwargs, configs), ids.shape[1]
         rows = output if isinstance(output, Tensor) else output.sequences
         copies = len(rows) // len(prompts)
         texts = [
             prompts[index // copies]
-            + continuation(tokenizer, _to_its_end(row.tolist(), ids.shape[1], ends), ids.shape[1])
+            + continuation(tokenizer, _to_its_end(row.tolist(), start, ends), start)
             for index, row in enumerate(rows)
         ]
-        texts_or_text = texts[0] if isinstance(text, str) and copies == 1 else texts
-        if isinstance(output, Tensor):
-            return texts_or_text
-        output["text"] = texts_or_text
-        return output
+        return output, texts
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ValueError: transformers would report its failures as short texts."""
@@ -282,9 +287,11 @@ def _check_tokens(ids: Tensor, mask: Tensor | None) -> None:
         )
 
 
-def _setting(name: str, kwargs: dict[str, Any], *configs: Any) -> Any:
+def _setting(name: str, kwargs: dict[str, Any], configs: tuple[Any, ...]) -> Any:
     """The value that transformers takes: the argument's, else that of the first config with one."""
-    values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
+    if name in kwargs:
+        return kwargs[name]
+    values = (getattr(config, name, None) for config in configs)
     return next((value for value in values if value is not None), None)
 
 
