@@ -17,7 +17,8 @@ from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError, first_line
-from lumenspark.evaluation.perplexity import LONGEST_DEFAULT_CONTEXT, context_limit, evaluate
+from lumenspark.evaluation.perplexity import evaluate
+from lumenspark.evaluation.probing import default_context
 from lumenspark.evaluation.records import Evaluation
 from lumenspark.files import new_folder
 from lumenspark.loading import load
@@ -128,8 +129,7 @@ def train_windows(
     """Shuffled windows of the train split, in the tokens of the model called ``name``."""
     tokenizer_name = model_source(name, checkpoint)
     tokens = prepare(corpus, tokenizer_name=tokenizer_name, report=reporter.say)
-    context = min(context_limit(model) or LONGEST_DEFAULT_CONTEXT, LONGEST_DEFAULT_CONTEXT)
-    return TrainingWindows(tokens.splits["train"].ids, context, seed=0)
+    return TrainingWindows(tokens.splits["train"].ids, default_context(model), seed=0)
 
 
 def observe_text(

@@ -77,6 +77,36 @@ def sum_nats(
     return nats, total
 
 
+def sum_nats_like_lm_eval(
+    model: Any, ids: np.ndarray, windows: np.ndarray, progress: Progress | None = None
+) -> tuple[float, int]:
+    """As :func:`sum_nats`, but rounded as lm_eval rounds with its batches of one window.
+
+    So the sum is the same to the last digit: probabilities in the type of the logits, added up in
+    that type within a window.
+    """
+    import torch
+
+    total = int((windows[:, 2] - windows[:, 1]).sum())
+    nats, done = 0.0, 0
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for begin, first_target, end in windows.tolist():
+                row = torch.from_numpy(ids[begin:end].astype(np.int64)).to(model.device)
+                log_p = torch.log_softmax(model(row[None, :-1]).logits[0], dim=-1)
+                targets = row[first_target - begin :].to(log_p.device)
+                chosen = log_p[first_target - begin - 1 :].gather(-1, targets[:, None])
+                nats -= float(chosen.squeeze(-1).sum())
+                done += len(targets)
+                if progress is not None:
+                    progress(done, total)
+    finally:
+        model.train(training)
+    return nats, total
+
+
 def _batches(windows: np.ndarray, vocabulary: int) -> Iterator[np.ndarray]:
     """Windows of like shape together, the longest first, so that little is padding.
 

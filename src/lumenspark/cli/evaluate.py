@@ -28,12 +28,15 @@ class Arguments:
     """The text, as for train; a run's own text unless given."""
     split: str = "test"
     """train, validation or test."""
-    protocol: Literal["strided", "card"] = "strided"
-    """strided: every token once; card: the model card's windows of 64 that overlap by 8."""
+    protocol: Literal["strided", "card", "lm_eval"] = "strided"
+    """strided: every token once; card: the model card's windows of 64 that overlap by 8; lm_eval:
+    the word perplexity of EleutherAI's lm_eval, its doubled beginning-of-text token included."""
     context: int | None = None
-    """Tokens the model sees at once; as many as it takes (up to 1024) unless given."""
+    """Tokens the model sees at once; as many as it takes (but for lm_eval up to 1024) unless
+    given."""
     stride: int | None = None
-    """strided: new tokens in each window; half the context unless given."""
+    """strided: new tokens in each window; half the context unless given. As long as the context:
+    the windows of lm_eval."""
     layout: Literal["auto", "plain", "wikitext"] = "auto"
     """How the text of --data is laid out."""
     text_field: str = "text"

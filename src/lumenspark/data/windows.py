@@ -119,10 +119,13 @@ def strided_windows(length: int, context: int, stride: int) -> Int64s:
     reaches back as far as ``context`` allows. So an id is predicted from at least
     ``context - stride`` ids, or from everything before it.
 
+    Where ``stride`` is ``context``, a window has one id more: a model reads ``context`` of them and
+    predicts as many. These are the windows of lm_eval.
+
     Args:
         length: ids in the stream.
         context: ids in a full window.
-        stride: ids that each window scores, from 1 (most context, slowest) to ``context - 1``.
+        stride: ids that each window scores, from 1 (most context, slowest) to ``context``.
 
     Returns:
         (W, 3): begin, first_target, end of each window. Every target from 1 to ``length - 1`` lies
@@ -131,16 +134,17 @@ def strided_windows(length: int, context: int, stride: int) -> Int64s:
     Raises:
         UserError: ``stride`` is out of range.
     """
-    if not 1 <= stride < context:
+    if not 1 <= stride <= context:
         raise UserError(
             f"a stride of {stride} does not fit windows of {context} tokens: "
-            f"choose it from 1 to {context - 1}"
+            f"choose it from 1 to {context}"
         )
     if length < 2:
         return np.empty((0, 3), np.int64)
-    end = np.minimum(np.arange(context, length + stride, stride, dtype=np.int64), length)
+    width = max(context, stride + 1)
+    end = np.minimum(np.arange(width, length + stride, stride, dtype=np.int64), length)
     if not len(end):  # the whole stream is shorter than one window
         end = np.array([length], np.int64)
-    begin = np.maximum(end - context, 0)
+    begin = np.maximum(end - width, 0)
     first_target = np.concatenate([[1], end[:-1]])
     return np.stack([begin, first_target, end], axis=1)

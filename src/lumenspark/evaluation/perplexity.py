@@ -1,13 +1,15 @@
-"""How well a causal language model predicts a text, by two protocols.
+"""How well a causal language model predicts a text, by three protocols.
 
 ``strided`` (the default) reads the raw split as one stream and predicts every token exactly once.
 ``card`` is the protocol of the Lumiére model card: cleaned documents, short windows that overlap
-by 8 tokens. Losses are in nats per token; only bits per byte compares across tokenizers.
+by 8 tokens. ``lm_eval`` gives the word perplexity of EleutherAI's lm_eval to all digits. Losses
+are in nats per token; only bits per byte compares across tokenizers.
 
 Works for every causal language model and tokenizer of transformers.
 """
 
 import math
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,16 +23,27 @@ from lumenspark.data.documents import cut
 from lumenspark.data.tokenizer import document_frame
 from lumenspark.data.windows import strided_windows
 from lumenspark.errors import UserError
+from lumenspark.evaluation.given_back import GivenBack
+from lumenspark.evaluation.probing import (
+    LONGEST_DEFAULT_CONTEXT,
+    check_causal,
+    context_limit,
+    usable_context,
+)
 from lumenspark.evaluation.records import Evaluation
-from lumenspark.scoring import CARD_CONTEXT, CARD_OVERLAP, Progress, document_windows, sum_nats
+from lumenspark.scoring import (
+    CARD_CONTEXT,
+    CARD_OVERLAP,
+    Progress,
+    document_windows,
+    sum_nats,
+    sum_nats_like_lm_eval,
+)
 
-PROTOCOLS = ("strided", "card")
-# The default context of models that take longer texts than this, or texts of any length.
-LONGEST_DEFAULT_CONTEXT = 1024
+PROTOCOLS = ("strided", "card", "lm_eval")
+LM_EVAL_CONTEXT = 2048  # what lm_eval takes where neither config nor tokenizer names a length
 # Beyond this exp(loss) is no float. A working model is below ln V, 13 at most.
 LARGEST_LOSS = 700.0
-# A config gives the longest text that its model takes under one of these names.
-CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
 # What a tokenizer is called with. verbose: no warning that the text is longer than the context.
 AS_PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -40,11 +53,15 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class _TokenisedText:
+    """A split, ready to be scored. None in place of what the tokenizer does not give back."""
+
     ids: Ids  # (tokens,)
     windows: np.ndarray  # int64 (W, 3): begin, first target, end
-    bytes: int
-    words: int
+    raw_bytes: int
+    bytes: int | None
+    words: int | None
     documents: int | None
+    notes: list[str]
 
 
 def evaluate(
@@ -62,34 +79,43 @@ def evaluate(
 
     ``model`` is any causal language model of transformers, ``tokenizer`` the one it was trained
     with. ``context`` is in tokens; without it, ``strided`` takes what the model takes, but at most
-    1024, and ``card`` takes 64. ``stride`` (``strided`` only) is half the context unless given.
+    1024, ``card`` takes 64, and ``lm_eval`` all that the model takes. ``stride`` (``strided`` only)
+    is half the context unless given; as long as the context it gives the windows of lm_eval.
     ``progress`` is called with the targets scored so far and in all. Memory grows with the split's
-    tokens, not with its text, of which only a piece is held at a time.
+    tokens, not with its text, of which only a piece is held at a time (``lm_eval``: a document).
 
-    Raises UserError where the model cannot take the context or the tokenizer's ids, where the
-    split is too short, and where the loss is not finite.
+    Bits per byte and word perplexity are of what decoding the ids gives back
+    (:mod:`.given_back`), and None where that is not the text; ``lm_eval`` divides by the raw text.
+
+    Raises UserError where the model is not causal, cannot take the context or the tokenizer's ids,
+    where the split is too short, and where the loss is not finite.
     """
     started = time.monotonic()
-    context, stride = _check_settings(protocol, context, stride, context_limit(model))
+    context, stride = _check_settings(model, tokenizer, protocol, context, stride)
     if protocol == "strided":
         text = _as_stream(tokenizer, corpus.text_chunks(split), context, stride)
-    else:
+    elif protocol == "card":
         pieces = clean_articles(corpus.pieces(split), corpus.layout, "drop")
         text = _as_documents(tokenizer, pieces, context)
+    else:
+        text = _as_lm_eval(tokenizer, corpus.pieces(split), context)
     if len(text.windows) == 0:
         raise UserError(
             f"the {split} split of {corpus.name} has fewer than two tokens, so there is nothing to "
             "predict: choose another split or more text"
         )
     _check_vocabulary(model, int(text.ids.max()))
-    nats, targets = sum_nats(model, text.ids, text.windows, progress)
+    longest = text.windows[(text.windows[:, 2] - text.windows[:, 0]).argmax()]
+    check_causal(model, text.ids[longest[0] :], int(longest[2] - longest[0]) - 1)
+    score = sum_nats_like_lm_eval if protocol == "lm_eval" else sum_nats
+    nats, targets = score(model, text.ids, text.windows, progress)
     loss = nats / targets
     if not loss < LARGEST_LOSS:
         raise UserError(
             f"the model's loss on {corpus.name} is {loss}, which is no prediction at all: its "
             "weights are damaged, or overflow in this dtype (try float32)"
         )
-    clean = protocol == "strided"
+    summable = protocol != "card"
     return Evaluation(
         protocol=protocol,
         data=corpus.name,
@@ -100,10 +126,11 @@ def evaluate(
         revision=corpus.revision,
         loss=loss,
         perplexity=math.exp(loss),
-        word_perplexity=_word_perplexity(nats, text.words) if clean else None,
-        bits_per_byte=nats / math.log(2) / text.bytes if clean and text.bytes else None,
+        word_perplexity=_word_perplexity(nats, text.words) if summable else None,
+        bits_per_byte=nats / math.log(2) / text.bytes if summable and text.bytes else None,
         targets=targets,
         bytes=text.bytes,
+        raw_bytes=text.raw_bytes,
         words=text.words,
         documents=text.documents,
         windows=len(text.windows),
@@ -111,42 +138,55 @@ def evaluate(
         stride=stride,
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=round(time.monotonic() - started, 3),
+        notes=text.notes,
     )
 
 
-def context_limit(model: Any) -> int | None:
-    """The longest text in tokens that the model takes; None where its config names no limit."""
-    config = model.config.get_text_config()
-    for name in CONTEXT_NAMES:
-        length = getattr(config, name, None)
-        if isinstance(length, int) and length > 0:
-            return length
-    return None
-
-
 def _check_settings(
-    protocol: str, context: int | None, stride: int | None, limit: int | None
+    model: Any, tokenizer: Any, protocol: str, context: int | None, stride: int | None
 ) -> tuple[int, int]:
     """Context and stride with their defaults filled in."""
     if protocol not in PROTOCOLS:
-        raise UserError(f"there is no protocol {protocol!r}: choose strided or card")
-    if context is None:
-        longest = LONGEST_DEFAULT_CONTEXT if protocol == "strided" else CARD_CONTEXT
-        context = longest if limit is None else min(limit, longest)
-    if limit is not None and context > limit:
-        raise UserError(
-            f"the model takes {limit} tokens, not {context}: choose a context up to {limit}"
-        )
+        raise UserError(f"there is no protocol {protocol!r}: choose strided, card or lm_eval")
+    if stride is not None and protocol != "strided":
+        fixed = {
+            "card": f"the card's protocol has a fixed overlap of {CARD_OVERLAP} tokens",
+            "lm_eval": "the protocol lm_eval has a fixed stride, its context",
+        }
+        raise UserError(f"{fixed[protocol]}: leave out the stride, or choose the protocol strided")
+    context = _check_context(model, tokenizer, protocol, context)
     if protocol == "card":
-        if stride is not None:
-            raise UserError(
-                f"the card's protocol has a fixed overlap of {CARD_OVERLAP} tokens: leave out the "
-                "stride, or choose the protocol strided"
-            )
         return context, context - CARD_OVERLAP
+    if protocol == "lm_eval":
+        return context, context
     if context < 2:
         raise UserError(f"a context of {context} predicts nothing: choose 2 tokens or more")
     return context, context // 2 if stride is None else stride
+
+
+def _check_context(model: Any, tokenizer: Any, protocol: str, asked: int | None) -> int:
+    """The context that was asked for, if the model takes it, or the protocol's."""
+    limit = context_limit(model)
+    if asked is None:
+        usual = {"strided": LONGEST_DEFAULT_CONTEXT, "card": CARD_CONTEXT}.get(protocol)
+        if usual is None:
+            usual = limit or _named_length(tokenizer) or LM_EVAL_CONTEXT
+        return usable_context(model, usual if limit is None else min(limit, usual))
+    if asked < 1:
+        raise UserError(f"a context of {asked} predicts nothing: choose 2 tokens or more")
+    wanted = asked if limit is None else min(limit, asked)
+    takes = usable_context(model, wanted)
+    if takes < asked:
+        raise UserError(
+            f"the model takes {takes} tokens, not {asked}: choose a context up to {takes}"
+        )
+    return asked
+
+
+def _named_length(tokenizer: Any) -> int | None:
+    """The longest input that a tokenizer's files name; transformers puts 10**30 for none."""
+    length = tokenizer.model_max_length
+    return length if isinstance(length, int) and length < 10**9 else None
 
 
 def _check_vocabulary(model: Any, largest_id: int) -> None:
@@ -158,8 +198,8 @@ def _check_vocabulary(model: Any, largest_id: int) -> None:
         )
 
 
-def _word_perplexity(nats: float, words: int) -> float | None:
-    if words == 0 or nats / words > LARGEST_LOSS:
+def _word_perplexity(nats: float, words: int | None) -> float | None:
+    if not words or nats / words > LARGEST_LOSS:
         return None
     return math.exp(nats / words)
 
@@ -172,70 +212,118 @@ def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int)
     """
     prefix = _first_given(tokenizer.bos_token_id, tokenizer.eos_token_id)
     parts = [_ids([] if prefix is None else [prefix])]
-    size, skipped = _Size(), ""
+    size = GivenBack(tokenizer)
     for piece in cut(chunks):
         part = _encode(tokenizer, piece.text)
-        if piece.starts and prefix is None and len(part):
-            skipped = piece.text[: _first_token_end(tokenizer, piece.text, int(part[0]))]
-        parts.append(part)
-        size.add(piece)
+        size.add(piece, part)
+        if piece.starts and prefix is None and part:
+            size.skip(piece.text[: _first_token_end(tokenizer, piece.text, part[0])], part[0])
+        parts.append(_ids(part))
+    size.check()
     ids = np.concatenate(parts)
     return _TokenisedText(
         ids=ids,
         windows=strided_windows(len(ids), context, stride),
-        bytes=size.bytes - len(skipped.encode()),
-        words=size.words - len(skipped.split()),
+        raw_bytes=size.raw.bytes,
+        bytes=size.bytes,
+        words=size.words,
         documents=None,
+        notes=size.notes(),
     )
 
 
 def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
     """Each document in its frame (:func:`.document_frame`), in windows that never cross one."""
-    before, after = map(_ids, document_frame(tokenizer))
+    before, after = document_frame(tokenizer)
     parts, offsets, length = [_ids([])], [0], 0
-    size = _Size()
+    size = GivenBack(tokenizer)
     for piece in pieces:
         part = _encode(tokenizer, piece.text)
-        if piece.starts:
-            part = np.concatenate([before, part])
-        if piece.ends:
-            part = np.concatenate([part, after])
-        parts.append(part)
-        length += len(part)
-        size.add(piece)
+        size.add(piece, part)
+        parts.append(_ids(before * piece.starts + part + after * piece.ends))
+        length += len(parts[-1])
         if piece.ends:
             offsets.append(length)
+    size.check()
     return _TokenisedText(
         ids=np.concatenate(parts),
         windows=document_windows(np.array(offsets, np.int64), context, CARD_OVERLAP),
+        raw_bytes=size.raw.bytes,
         bytes=size.bytes,
         words=size.words,
         documents=len(offsets) - 1,
+        notes=size.notes(),
     )
 
 
-class _Size:
-    """UTF-8 bytes and words (``text.split()``) of texts that come in pieces."""
+def _as_lm_eval(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
+    """The documents as lm_eval's ``loglikelihood_rolling`` cuts them, and its words and bytes.
 
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.words = 0
-        self._ended_in_word = False
+    Each is encoded whole, special tokens in it and around it included, after the
+    beginning-of-text token. Its windows take ``context`` tokens and predict as many; the last one
+    of a document predicts what is left, and reaches back for the rest.
+    """
+    prefix = _first_given(tokenizer.bos_token_id, tokenizer.eos_token_id)
+    if prefix is None:
+        raise UserError(
+            "the tokenizer has no beginning-of-text token and no end token, one of which lm_eval "
+            "puts before a text: choose the protocol strided"
+        )
+    parts, windows = [_ids([])], [np.empty((0, 3), np.int64)]
+    length = words = documents = doubled = 0
+    size = GivenBack(tokenizer)
+    for text in _whole_documents(pieces):
+        own = {"add_special_tokens": False} if text.startswith(tokenizer.decode(prefix)) else {}
+        part = [prefix, *tokenizer.encode(text, verbose=False, **own)]
+        doubled += part[1:2] == [prefix]
+        windows.append(length + strided_windows(len(part), context, context))
+        length += len(part)
+        parts.append(_ids(part))
+        words += len(re.split(r"\s+", text))
+        documents += 1
+        size.add(Piece(text), _encode(tokenizer, text))
+    size.check()
+    return _TokenisedText(
+        ids=np.concatenate(parts),
+        windows=np.concatenate(windows),
+        raw_bytes=size.raw.bytes,
+        bytes=size.raw.bytes if size.is_whole else None,
+        words=words if size.is_whole else None,
+        documents=documents,
+        notes=_notes_about_lm_eval(size, doubled, documents),
+    )
 
-    def add(self, piece: Piece) -> None:
-        # A piece of a text without whitespace may end inside a word, which is counted once.
-        goes_on = self._ended_in_word and not piece.starts and not piece.text[0].isspace()
-        self.bytes += len(piece.text.encode())
-        self.words += len(piece.text.split()) - goes_on
-        self._ended_in_word = not piece.text[-1].isspace()
+
+def _notes_about_lm_eval(size: GivenBack, doubled: int, documents: int) -> list[str]:
+    notes = size.notes()
+    if size.is_whole and size.bytes != size.raw.bytes:
+        notes.append(
+            f"lm_eval divides by the raw text, {size.raw.bytes:,} bytes, of which the tokenizer "
+            f"gives back {size.bytes:,}"
+        )
+    if doubled:
+        notes.append(
+            f"the beginning-of-text token is there twice in {doubled:,} of {documents:,} "
+            "documents, once by lm_eval and once by the tokenizer, and the second is predicted too"
+        )
+    return notes
 
 
-def _encode(tokenizer: Any, text: str) -> Ids:
+def _whole_documents(pieces: Iterable[Piece]) -> Iterable[str]:
+    parts: list[str] = []
+    for piece in pieces:
+        parts.append(piece.text)
+        if piece.ends:
+            yield "".join(parts)
+            parts = []
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
     """The ids of ``text``, in which ``<|eot|>`` is seven characters and no special token.
 
     That is how the text is read for training, too.
     """
-    return _ids(tokenizer(text, **AS_PLAIN_TEXT)["input_ids"])
+    return list(tokenizer(text, **AS_PLAIN_TEXT)["input_ids"])
 
 
 def _ids(ids: list[int]) -> Ids:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lumenspark.errors import reading
 from lumenspark.files import write_json
+from lumenspark.names import one_line
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,17 @@ class Evaluation:
     word_perplexity: float | None  # exp(total nats / words); None too where no float holds it
     bits_per_byte: float | None  # total nats / ln 2 / bytes
     targets: int  # predictions scored
-    bytes: int  # UTF-8 bytes of the text scored
-    words: int  # text.split()
+    # Of the text that decoding gives back (lm_eval: of the raw text); None where text is lost.
+    bytes: int | None  # UTF-8
+    words: int | None  # text.split()
+    raw_bytes: int  # UTF-8 bytes of the text as it is
     documents: int | None  # None: the split is read as one stream
     windows: int
     context: int  # tokens
     stride: int  # tokens from the start of one window to the start of the next
     dtype: str
     seconds: float
+    notes: list[str]  # what a reader of the figures has to know, in sentences
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,12 +94,23 @@ def describe(evaluation: Evaluation) -> str:
         rows.append(("bits per byte", f"{evaluation.bits_per_byte:.4f}"))
     rows += [
         ("targets", f"{evaluation.targets:,} in {evaluation.windows:,} windows"),
-        ("text", f"{evaluation.bytes:,} bytes, {evaluation.words:,} words"),
+        ("text", _size_in_words(evaluation)),
         ("context", f"{evaluation.context} tokens, stride {evaluation.stride}"),
         ("took", f"{evaluation.seconds:.1f} s in {evaluation.dtype}"),
+        *(("note", note) for note in evaluation.notes),
     ]
-    title = f"{evaluation.data}, {evaluation.split} split, protocol {evaluation.protocol}"
+    data = one_line(evaluation.data)
+    title = f"{data}, {evaluation.split} split, protocol {evaluation.protocol}"
     return "\n".join([title, *(f"  {name:<18}{value}" for name, value in rows)])
+
+
+def _size_in_words(evaluation: Evaluation) -> str:
+    if evaluation.bytes is None:
+        return f"{evaluation.raw_bytes:,} bytes"
+    size = f"{evaluation.bytes:,} bytes, {evaluation.words:,} words"
+    if evaluation.bytes == evaluation.raw_bytes:
+        return size
+    return f"{size}, as the tokenizer gives it back (raw: {evaluation.raw_bytes:,} bytes)"
 
 
 def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
