@@ -19,6 +19,7 @@ from lumenspark.errors import UserError, first_line
 from lumenspark.evaluation.card import write_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import describe, read_evaluations, store
+from lumenspark.evaluation.weights import load_to_score
 from lumenspark.files import set_aside, write_file
 from lumenspark.inspect.contents import heads_content
 from lumenspark.inspect.pages.render import render_heads_page
@@ -30,7 +31,6 @@ from lumenspark.models import (
     LumiereConfig,
     LumiereForCausalLM,
 )
-from lumenspark.training.checkpoint import checkpoint_step
 from lumenspark.training.curves import draw_curves
 from lumenspark.training.device import (
     attention_for,
@@ -346,17 +346,24 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
     """Evaluate the best checkpoint, draw the curves, write the card, print a sample."""
     draw_curves(run)
     recipe = run.recipe()
-    model, tokenizer = load(str(run.checkpoint("best")), device=setup.recipe.device)
+    best = str(run.checkpoint("best"))
+    model, tokenizer, weights = load_to_score(best, device=setup.recipe.device)
     split = "test" if "test" in setup.tokens.splits else "validation"
     for protocol in ("card", "strided"):
         context = recipe.model.context
         figures = evaluate(
             model, tokenizer, setup.corpus, split=split, protocol=protocol, context=context
         )
-        step = checkpoint_step(run.checkpoint("best"))
         settings = f"--split {split} --protocol {protocol} --context {context}"
         command = f"lumenspark evaluate {run.id} {settings}"
-        store(run.path, figures, checkpoint="best", step=step, command=command)
+        store(
+            run.path,
+            figures,
+            checkpoint="best",
+            step=weights.step,
+            weights=weights.digest,
+            command=command,
+        )
         reporter.say(describe(figures))
     write_card(run.path)
     inside = _write_inside_page(run, model)

@@ -15,6 +15,7 @@ from lumenspark.errors import UserError
 from lumenspark.evaluation.card import build_card, check_card, write_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import read_evaluations, store
+from lumenspark.files import file_digest
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 
 HEADINGS = [
@@ -47,6 +48,14 @@ def evaluated(run: Path, corpus: Corpus) -> Path:
         found = evaluate(model, tokenizer, corpus, protocol=protocol)
         store(run, found, checkpoint="best", step=40, command=f"evaluate --protocol {protocol}")
     return run
+
+
+def seal(folder: Path, step: int = 40) -> None:
+    """Write complete.json for what a checkpoint holds now."""
+    marker = folder / "complete.json"
+    marker.unlink(missing_ok=True)
+    digests = {path.name: file_digest(path) for path in folder.iterdir()}
+    marker.write_text(json.dumps({"step": step, "files": digests}))
 
 
 def edit_json(path: Path, **changes: object) -> None:
@@ -199,6 +208,7 @@ def test_the_embedded_corpus(run: Path) -> None:
 
 def test_lumiere(run: Path) -> None:
     LumiereForCausalLM(LumiereConfig()).save_pretrained(run / "checkpoints" / "best")
+    seal(run / "checkpoints" / "best")
     text = str(build_card(run))
     for line in (
         "# Lumiére-1M Model Card",
@@ -265,14 +275,16 @@ def test_what_is_missing_is_named(run: Path) -> None:
     with pytest.raises(UserError, match=r"has no README\.md yet"):
         check_card(run)
     weights = run / "checkpoints" / "best" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(UserError, match=r"model\.safetensors was truncated or altered"):
         build_card(run)
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing"):
         build_card(run)
+    weights.write_bytes(whole)
     (run / "environment.json").write_text("{")
-    with pytest.raises(UserError, match=r"environment\.json is damaged"):
+    with pytest.raises(UserError, match=r"environment\.json cannot be read"):
         build_card(run)
     (run / "recipe.yaml").unlink()
     with pytest.raises(UserError, match=r"recipe\.yaml is missing"):

@@ -349,6 +349,6 @@ def test_a_damaged_record_is_kept(
 ) -> None:
     (tmp_path / "evaluation.json").write_text('{"evaluations": [')
     found = evaluate(model, tokenizer, corpus)
-    with pytest.raises(UserError, match=r"evaluation\.json is damaged"):
+    with pytest.raises(UserError, match=r"evaluation\.json cannot be read"):
         store(tmp_path, found, checkpoint="best", step=None, command="")
     assert (tmp_path / "evaluation.json").read_text() == '{"evaluations": ['

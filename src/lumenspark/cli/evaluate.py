@@ -59,8 +59,7 @@ def main(arguments: list[str]) -> None:
     from lumenspark.evaluation.card import update_card
     from lumenspark.evaluation.perplexity import evaluate
     from lumenspark.evaluation.records import describe, store
-    from lumenspark.loading import load
-    from lumenspark.training.checkpoint import checkpoint_step
+    from lumenspark.evaluation.weights import load_to_score
     from lumenspark.training.device import choose_device
     from lumenspark.training.run import find_run, runs_folder
 
@@ -68,8 +67,12 @@ def main(arguments: list[str]) -> None:
     corpus = asked_corpus(options, run)
     if left_out := corpus.what_is_left_out():
         print(left_out, file=sys.stderr)
-    device = choose_device(options.device)
-    model, tokenizer = load(options.model, options.checkpoint, device, options.trust_remote_code)
+    model, tokenizer, weights = load_to_score(
+        options.model,
+        options.checkpoint,
+        device=choose_device(options.device),
+        trust_remote_code=options.trust_remote_code,
+    )
     with progress_bar() as progress:
         figures = evaluate(
             model,
@@ -82,17 +85,24 @@ def main(arguments: list[str]) -> None:
             progress=progress,
         )
     print(json.dumps(figures.to_dict(), indent=2) if options.json else describe(figures))
-    command = shlex.join(["lumenspark", "evaluate", *arguments])
     if run is not None:
-        step = checkpoint_step(run.checkpoint(options.checkpoint))
-        store(run.path, figures, checkpoint=options.checkpoint, step=step, command=command)
-        update_card(run.path, options.checkpoint)
-        return
-    folder = Path(options.model)
-    if not folder.is_dir():  # a model on the hub
+        folder, checkpoint = run.path, options.checkpoint
+    elif Path(options.model).is_dir():
+        folder, checkpoint = Path(options.model), options.model
+    else:  # a model on the hub
         folder = runs_folder() / "evaluations" / options.model.replace("/", "--")
         folder.mkdir(parents=True, exist_ok=True)
-    store(folder, figures, checkpoint=options.model, step=None, command=command)
+        checkpoint = options.model
+    store(
+        folder,
+        figures,
+        checkpoint=checkpoint,
+        step=weights.step,
+        weights=weights.digest,
+        command=shlex.join(["lumenspark", "evaluate", *arguments]),
+    )
+    if run is not None:
+        update_card(run.path, options.checkpoint)
 
 
 def asked_corpus(options: Arguments, run: "Run | None") -> "Corpus":

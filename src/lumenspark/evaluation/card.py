@@ -15,7 +15,7 @@ from lumenspark.errors import UserError
 from lumenspark.evaluation import card_sections as sections
 from lumenspark.evaluation.families import Family, family_of
 from lumenspark.evaluation.run_files import RunFiles, read_run
-from lumenspark.files import write_file
+from lumenspark.files import changing, write_file
 
 TEMPLATE = Path(__file__).parent / "card_template.md"
 CLOSING_LINE = re.compile(r"using model checkpoint '([^']+)' from run '[^']+'")
@@ -61,7 +61,8 @@ def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
 def write_card(run: Path, checkpoint: str = "best") -> Path:
     """Write the card as ``README.md`` into the run folder. Raises as :func:`build_card`."""
     path = run / "README.md"
-    write_file(path, str(build_card(run, checkpoint)))
+    with changing(path):  # from reading on: a card that was made earlier is not written later
+        write_file(path, str(build_card(run, checkpoint)))
     return path
 
 

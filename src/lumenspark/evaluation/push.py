@@ -6,10 +6,11 @@ from typing import Any
 from lumenspark.errors import UserError
 from lumenspark.evaluation.card import build_card
 from lumenspark.evaluation.run_files import checkpoint_folder
-from lumenspark.training.checkpoint import find_damage
+from lumenspark.evaluation.weights import check_whole
 
-# What a checkpoint holds besides the model: the state to go on training from, and its marker.
-TRAINER_FILES = {"trainer.json", "trainer.safetensors", "complete.json"}
+# What a checkpoint holds besides the model: the state to go on training from, its marker, and
+# figures where it was evaluated as a folder.
+TRAINER_FILES = {"trainer.json", "trainer.safetensors", "complete.json", "evaluation.json"}
 # Not recipe.yaml and evaluation.json, which name folders of the user's disk: the card has what
 # matters in them.
 CURVES = "loss.svg"
@@ -67,8 +68,7 @@ def _operations(run: Path, checkpoint: str) -> list[Any]:
     from huggingface_hub import CommitOperationAdd
 
     folder = checkpoint_folder(run, checkpoint)
-    if damage := find_damage(folder):
-        raise UserError(f"nothing was uploaded, because {damage}: choose another checkpoint")
+    _check_checkpoint(folder)
     card = str(build_card(run, checkpoint))
     paths = [
         path
@@ -77,10 +77,19 @@ def _operations(run: Path, checkpoint: str) -> list[Any]:
     ]
     if (run / CURVES).is_file():
         paths.append(run / CURVES)
-    return [
+    operations = [
         CommitOperationAdd("README.md", card.encode()),
         *(CommitOperationAdd(path.name, path) for path in paths if path.name != "README.md"),
     ]
+    _check_checkpoint(folder)  # a training may have replaced it since
+    return operations
+
+
+def _check_checkpoint(folder: Path) -> None:
+    try:
+        check_whole(folder)
+    except UserError as error:
+        raise UserError(f"nothing was uploaded, because {error}") from error
 
 
 def _check_repo_id(repo_id: str) -> None:

@@ -5,10 +5,11 @@ import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from lumenspark.errors import reading
-from lumenspark.files import write_json
+from lumenspark.errors import quoted, reading
+from lumenspark.files import changing, write_json
 from lumenspark.names import one_line
 
 
@@ -47,22 +48,32 @@ class Evaluation:
 
 
 def store(
-    run_folder: Path, evaluation: Evaluation, *, checkpoint: str, step: int | None, command: str
+    run_folder: Path,
+    evaluation: Evaluation,
+    *,
+    checkpoint: str,
+    step: int | None,
+    command: str,
+    weights: str | None = None,
 ) -> None:
     """Add ``evaluation`` to ``evaluation.json`` in a run's folder.
 
-    One entry for each checkpoint, data, split, protocol, context and stride: an older one with the
-    same key is replaced. Raises UserError where the file there is not what this function writes.
+    ``weights`` is the digest of those that were scored (:mod:`.weights`). One entry for them, each
+    checkpoint, data, split, protocol, context and stride: an older one is replaced. Others that
+    add to the file at the same time wait. Raises UserError where the file there is not what this
+    function writes.
     """
     path = run_folder / "evaluation.json"
     entry = evaluation.to_dict() | {
         "checkpoint": checkpoint,
         "step": step,
+        "weights": weights,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
     }
-    others = [old for old in read_evaluations(run_folder) if _key(old) != _key(entry)]
-    write_json(path, {"evaluations": [*others, entry]})
+    with changing(path):
+        others = [old for old in read_evaluations(run_folder) if not _replaces(entry, old)]
+        write_json(path, {"evaluations": [*others, entry]})
 
 
 def read_evaluations(run_folder: Path) -> list[dict[str, Any]]:
@@ -76,10 +87,31 @@ def read_evaluations(run_folder: Path) -> list[dict[str, Any]]:
     with reading(path, "it is damaged, so move it away and evaluate again"):
         if not path.is_file():  # a pipe would be waited for
             raise ValueError("it is no file")
-        entries = list(json.loads(path.read_text(encoding="utf-8"))["evaluations"])
-        for entry in entries:
-            _key(entry)
-    return entries
+        entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+        for entry in list(entries):
+            _check_entry(entry)
+    return list(entries)
+
+
+def of_weights(
+    entries: list[dict[str, Any]], checkpoint: str, weights: str | None, step: int | None
+) -> list[dict[str, Any]]:
+    """The entries about these weights, the newest for each way of scoring.
+
+    One without a digest, as the first versions of this package wrote it, is known by the
+    checkpoint and its step.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in entries:
+        if entry.get("weights") is not None:
+            fits = entry["weights"] == weights
+        else:
+            fits = (entry["checkpoint"], entry.get("step")) == (checkpoint, step)
+        if fits:
+            settings = _settings(entry)
+            found.pop(settings, None)  # the newest comes last
+            found[settings] = entry
+    return list(found.values())
 
 
 def describe(evaluation: Evaluation) -> str:
@@ -113,6 +145,36 @@ def _size_in_words(evaluation: Evaluation) -> str:
     return f"{size}, as the tokenizer gives it back (raw: {evaluation.raw_bytes:,} bytes)"
 
 
-def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
-    names = ("checkpoint", "data", "split", "protocol", "context", "stride")
+def _settings(entry: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("data", "split", "protocol", "context", "stride")
     return tuple(entry[name] for name in names)
+
+
+def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether the two are of the same weights, checkpoint and settings."""
+    if (old["checkpoint"], _settings(old)) != (new["checkpoint"], _settings(new)):
+        return False
+    if old.get("weights") is None and new["weights"] is not None:
+        return bool(old.get("step") == new["step"])
+    return bool(old.get("weights") == new["weights"])
+
+
+def _check_entry(entry: Any) -> None:
+    """Raise whatever comes where an entry has not the types that :func:`store` writes."""
+    for name in ("data", "split", "protocol", "checkpoint", "data_digest"):
+        _expect(entry, name, str)
+    for name in ("context", "stride", "targets"):
+        _expect(entry, name, int)
+    for name in ("loss", "perplexity"):
+        _expect(entry, name, (int, float))
+    for name in ("word_perplexity", "bits_per_byte"):
+        _expect(entry, name, (int, float, NoneType))
+    for name in ("weights", "hub_id", "revision"):
+        if name in entry:
+            _expect(entry, name, (str, NoneType))
+    datetime.fromisoformat(entry["finished_at"])
+
+
+def _expect(entry: Any, name: str, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(entry[name], kind):
+        raise TypeError(f"{name} is {quoted(entry[name])}")

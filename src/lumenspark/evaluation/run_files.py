@@ -4,14 +4,17 @@ import json
 import math
 import re
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lumenspark.errors import UserError
-from lumenspark.evaluation.records import read_evaluations
+from lumenspark.errors import UserError, quoted, reading
+from lumenspark.evaluation.records import of_weights, read_evaluations
+from lumenspark.evaluation.weights import check_whole, weights_in
+from lumenspark.names import one_line
 from lumenspark.training.tracking import read_metrics
 
 
@@ -38,24 +41,25 @@ class RunFiles:
 
 
 def read_run(run: Path, checkpoint: str) -> RunFiles:
-    """Read what the card needs. Raises UserError where a file is missing or damaged."""
+    """Read what the card needs.
+
+    Raises UserError where a file is missing or damaged, and where the checkpoint is not what its
+    ``complete.json`` says.
+    """
     folder = checkpoint_folder(run, checkpoint)
-    step = _step(folder / "complete.json")
+    check_whole(folder)
+    weights = weights_in(folder)
     return RunFiles(
         run_id=run.resolve().name,
         checkpoint=checkpoint,
         recipe=_read(run / "recipe.yaml", yaml.safe_load),
         environment=_read(run / "environment.json", json.loads),
         metrics=read_metrics(run / "metrics.jsonl").measurements,
-        evaluations=[
-            entry
-            for entry in read_evaluations(run)
-            if (entry["checkpoint"], entry.get("step")) == (checkpoint, step)
-        ],
+        evaluations=of_weights(read_evaluations(run), checkpoint, weights.digest, weights.step),
         config=_read(folder / "config.json", json.loads),
         tokenizer=_read(folder / "tokenizer.json", json.loads),
         shapes=_tensor_shapes(folder / "model.safetensors"),
-        checkpoint_step=step,
+        checkpoint_step=weights.step,
         has_curves=(run / "loss.svg").exists(),
     )
 
@@ -66,36 +70,29 @@ def checkpoint_folder(run: Path, checkpoint: str) -> Path:
     if not re.fullmatch(r"[\w.-]+", checkpoint) or not (folder / "config.json").is_file():
         existing = sorted(path.parent.name for path in run.glob("checkpoints/*/config.json"))
         raise UserError(
-            f"run {run.resolve().name} has no checkpoint {checkpoint!r}: "
-            f"it has {', '.join(existing) or 'none'}"
+            f"run {one_line(run.resolve().name)} has no checkpoint {quoted(checkpoint)}: "
+            f"it has {one_line(', '.join(existing)) or 'none'}"
         )
     return folder
 
 
-def _read(path: Path, parse: Any) -> Any:
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise FileNotFoundError(path)
-        return parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: the card needs a complete run folder") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged, so the card cannot be made: {error}") from error
-
-
-def _step(marker: Path) -> int | None:
-    """The optimizer step at which a checkpoint was saved, where its marker says so."""
-    return _read(marker, json.loads).get("step") if marker.exists() else None
+def _read(path: Path, parse: Callable[[str], Any], kind: type = dict) -> Any:
+    """The parsed file, which must hold a ``kind``."""
+    if not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path} is missing: the card needs a complete run folder")
+    with reading(path, "the card needs it as it was written, so train a new run"):
+        content = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(content, kind):
+            raise TypeError(f"it holds {quoted(content)}")
+    return content
 
 
 def _tensor_shapes(path: Path) -> dict[str, list[int]]:
     """The shapes in the header of a safetensors file: its length in 8 bytes, then JSON."""
-    try:
+    if not path.exists():
+        raise UserError(f"{path} is missing: the checkpoint has no weights")
+    with reading(path, "choose another checkpoint"):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, path.stat().st_size)))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: the checkpoint has no weights") from error
-    except (struct.error, ValueError) as error:
-        raise UserError(f"{path} is damaged: its header cannot be read") from error
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
