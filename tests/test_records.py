@@ -118,7 +118,7 @@ def test_the_page_of_some_records(tmp_path: Path) -> None:
     page = records_page(tmp_path)
     newer_row, older_row = (line for line in page.splitlines() if line.startswith("| 2026"))
     assert newer_row.startswith(
-        "| 2026-03-04 | Larger batches \\| later | 5 min 03 s ± 4 s | 4.3350 ± 0.0071 |"
+        "| 2026-03-04 | Larger batches &#124; later | 5 min 03 s ± 4 s | 4.3350 ± 0.0071 |"
     )
     for cell in (
         "0, 1",

@@ -47,6 +47,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
     every error through, with its traceback.
     """
     from lumenspark.errors import UserError, first_line
+    from lumenspark.names import one_line
 
     _print_what_can_be_printed()
     try:
@@ -63,7 +64,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
         if debug:
             raise
         if isinstance(error, UserError):
-            print(f"lumenspark: {error}", file=sys.stderr)
+            print(f"lumenspark: {one_line(error)}", file=sys.stderr)
             return 2
         if isinstance(error, OSError):
             print(f"lumenspark: {_about_the_system(error)}", file=sys.stderr)

@@ -22,9 +22,11 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "card", arguments)
     from lumenspark.evaluation.card import check_card, write_card
+    from lumenspark.names import one_line
     from lumenspark.training.run import get_run
 
     run = get_run(options.run)
+    name = one_line(run.id)
     if not options.check:
         print(write_card(run.path, options.checkpoint or "best"))
         return
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> None:
         for line in untrue:
             print(line)
         raise UserError(
-            f"the card of run {run.id} and its files disagree in the lines above: write it again "
-            f"with `lumenspark card {run.id}`"
+            f"the card of run {name} and its files disagree in the lines above: write it again "
+            f"with `lumenspark card {name}`"
         )
-    print(f"the card of run {run.id} says what its files say")
+    print(f"the card of run {name} says what its files say")

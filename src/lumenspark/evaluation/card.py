@@ -11,14 +11,19 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, reading, shortened
 from lumenspark.evaluation import card_sections as sections
 from lumenspark.evaluation.families import Family, family_of
+from lumenspark.evaluation.markdown import text
 from lumenspark.evaluation.run_files import RunFiles, read_run
 from lumenspark.files import changing, write_file
+from lumenspark.names import one_line
 
 TEMPLATE = Path(__file__).parent / "card_template.md"
-CLOSING_LINE = re.compile(r"using model checkpoint '([^']+)' from run '[^']+'")
+CLOSING_LINE = re.compile(
+    r"This model card was generated on [\w ,]+ using model checkpoint '([\w.-]+)' from run '"
+)
+LONGEST_LINE = 200  # characters of a card's line in a message
 METRICS = (
     ("loss", "loss", "loss (nats per token)"),
     ("perplexity", "perplexity", "token perplexity"),
@@ -34,11 +39,21 @@ def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
     damaged. A checkpoint without evaluations gets a card that says so.
     """
     files = read_run(run, checkpoint)
-    family = family_of(files.config["model_type"])
+    with reading(
+        f"the files of {one_line(run)}",
+        "the card needs recipe.yaml, environment.json, metrics.jsonl, evaluation.json and the "
+        "checkpoint's files as they were written",
+    ):
+        return _card(files)
+
+
+def _card(files: RunFiles) -> ModelCard:
+    """Raises whatever comes where a file holds something else than was written there."""
+    family = family_of(str(files.config["model_type"]))
     card = ModelCard.from_template(
         _metadata(files, family),
         template_path=str(TEMPLATE),
-        name=sections.model_name(files, family),
+        name=text(sections.model_name(files, family)),
         overview=sections.overview(files, family),
         core=sections.core(files),
         improvements=sections.bullets(family.improvements),
@@ -84,11 +99,11 @@ def check_card(run: Path, checkpoint: str | None = None) -> list[str]:
         if kind == "equal":
             continue
         problems += [
-            f"line {number + 1} is not in the run's files: {said[number]!r}"
+            f"line {number + 1} is not in the run's files: {_quoted(said[number])}"
             for number in range(first, last)
         ]
         problems += [
-            f"after line {last} the run's files say: {line!r}"
+            f"after line {last} the run's files say: {_quoted(line)}"
             for line in true[true_first:true_last]
         ]
     return problems
@@ -104,26 +119,32 @@ def update_card(run: Path, checkpoint: str) -> None:
         write_card(run, checkpoint)
 
 
+def _quoted(line: str) -> str:
+    return repr(shortened(line, LONGEST_LINE))
+
+
 def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    with reading(path, "move it away, and `lumenspark card` writes a new one"):
+        return path.read_text(encoding="utf-8").splitlines()
 
 
 def _named_checkpoint(card: list[str]) -> str:
     """The checkpoint that a card's closing line names, or else ``best``."""
-    named = CLOSING_LINE.findall("\n".join(card))
+    named = [match[1] for line in card if (match := CLOSING_LINE.match(line))]
     return named[-1] if named else "best"
 
 
 def _metadata(files: RunFiles, family: Family) -> ModelCardData:
     corpus = files.environment["corpus"]
     results = [result for entry in files.evaluations for result in _eval_results(entry)]
+    language, hub_id = corpus.get("language"), corpus.get("hub_id")
     return ModelCardData(
-        language=corpus.get("language"),
+        language=one_line(language) if language else None,
         license="mit",
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["lumenspark", files.config["model_type"], "causal-lm"],
-        datasets=[corpus["hub_id"]] if corpus.get("hub_id") else None,
+        tags=["lumenspark", one_line(files.config["model_type"]), "causal-lm"],
+        datasets=[one_line(hub_id)] if hub_id else None,
         metrics=["perplexity"] if results else None,
         model_name=sections.model_name(files, family),
         eval_results=results or None,
@@ -132,18 +153,26 @@ def _metadata(files: RunFiles, family: Family) -> ModelCardData:
 
 def _eval_results(entry: dict[str, Any]) -> list[EvalResult]:
     """The figures of one evaluation in the form of the hub's model-index."""
-    protocol = {name: entry[name] for name in ("protocol", "context", "stride")}
-    label = f"protocol {entry['protocol']}, context {entry['context']}, stride {entry['stride']}"
+    protocol = {
+        "protocol": one_line(entry["protocol"]),
+        "context": entry["context"],
+        "stride": entry["stride"],
+    }
+    name, split = one_line(sections.data_name(entry)), one_line(entry["split"])
+    revision = entry.get("revision")
+    label = one_line(
+        f"protocol {entry['protocol']}, context {entry['context']}, stride {entry['stride']}"
+    )
     return [
         EvalResult(
             task_type="text-generation",
             task_name="Text generation",
-            dataset_type=entry.get("hub_id") or sections.data_name(entry),
-            dataset_name=sections.data_name(entry),
-            dataset_split=entry["split"],
-            dataset_revision=entry.get("revision"),
+            dataset_type=one_line(entry.get("hub_id") or name),
+            dataset_name=name,
+            dataset_split=split,
+            dataset_revision=one_line(revision) if revision else None,
             metric_type=metric_type,
-            metric_name=f"{entry['split'].capitalize()} {title}: {label}",
+            metric_name=f"{split.capitalize()} {title}: {label}",
             metric_value=round(entry[key], 4),
             metric_args=protocol,
         )

@@ -1,17 +1,24 @@
 """The sections of a model card, each one a function from a run's files to Markdown.
 
-A fact that the files do not give is left out; none is made up.
+A fact that the files do not give is left out; none is made up. Whatever comes from the files goes
+through :mod:`.markdown`, figures apart, which are formatted as numbers.
 """
 
+import json
+import shlex
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import PurePath
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
+from lumenspark.errors import shortened
 from lumenspark.evaluation.families import Facts, Family
+from lumenspark.evaluation.markdown import LONGEST_NAME, code, fenced, text
 from lumenspark.evaluation.run_files import RunFiles
+from lumenspark.names import one_line
 
 # Not strftime's %b, which follows the locale.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -31,9 +38,9 @@ def overview(files: RunFiles, family: Family) -> str:
     return (
         bullets(
             (
-                ("Model Name", model_name(files, family)),
+                ("Model Name", text(model_name(files, family))),
                 ("Model Type", "Autoregressive Language Model"),
-                ("Architecture", f"Transformer (Decoder Only), `{files.config['model_type']}`"),
+                ("Architecture", f"Transformer (Decoder Only), {code(files.config['model_type'])}"),
                 ("Purpose", "Text generation and language modeling"),
             )
         )
@@ -65,8 +72,9 @@ def _linear_layers(config: dict[str, Any]) -> str | None:
     """Of families that have a rank: which."""
     if "rank" not in config:
         return None
-    ranks = "dense" if config["rank"] is None else f"two factors of rank {config['rank']} each"
-    return f"{ranks}, but for {len(own)} of them" if (own := config.get("module_ranks")) else ranks
+    rank, own = config["rank"], config.get("module_ranks")
+    ranks = "dense" if rank is None else f"two factors of rank {text(rank)} each"
+    return f"{ranks}, but for {len(own)} of them" if own else ranks
 
 
 def _attention(config: dict[str, Any]) -> str | None:
@@ -76,9 +84,9 @@ def _attention(config: dict[str, Any]) -> str | None:
     if config["k"] is None:
         return "dense"
     if config["k"] == 0:
-        return f"blocks of {config['window']} tokens"
-    slots = f"{config['k']} slots a head, written to by {config['projection']}"
-    return f"blocks of {config['window']} tokens, and {slots}"
+        return f"blocks of {text(config['window'])} tokens"
+    slots = f"{text(config['k'])} slots a head, written to by {text(config['projection'])}"
+    return f"blocks of {text(config['window'])} tokens, and {slots}"
 
 
 def _feed_forward(files: RunFiles, configured: int | None) -> str | None:
@@ -86,13 +94,13 @@ def _feed_forward(files: RunFiles, configured: int | None) -> str | None:
     gates = [shape[0] for name, shape in files.shapes.items() if name.endswith("gate_proj.weight")]
     if configured is None or not gates or gates[0] == configured:
         return _unit(configured)
-    return f"{configured} (gated: {gates[0]})"
+    return f"{text(configured)} (gated: {text(gates[0])})"
 
 
 def parameters(files: RunFiles) -> str:
     return bullets(
         (
-            ("Vocabulary Size", f"{files.config['vocab_size']} tokens"),
+            ("Vocabulary Size", _unit(files.config["vocab_size"], "tokens")),
             ("Total Parameters", f"{files.parameters:,}"),
         )
     )
@@ -111,8 +119,8 @@ def dataset(files: RunFiles) -> str:
             ("Layout", layout),
             ("Documents", _per_split(corpus.get("documents"))),
             ("Tokens", _per_split(corpus.get("tokens"))),
-            ("License of the Text", corpus.get("license")),
-            ("Digest", f"SHA-256 `{corpus['digest']}`"),
+            ("License of the Text", _unit(corpus.get("license"))),
+            ("Digest", f"SHA-256 {code(corpus['digest'])}"),
         )
     )
 
@@ -122,18 +130,19 @@ def _dataset_name(files: RunFiles) -> str:
     corpus = files.environment["corpus"]
     hub_id, name = corpus.get("hub_id"), corpus["name"]
     if hub_id:
-        link = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})"
+        address = f"https://huggingface.co/datasets/{quote(one_line(hub_id), safe='/')}"
+        link = f"[{text(hub_id)}]({address})"
         title = "WikiText-2 Raw (wikitext-2-raw-v1), " if name == "wikitext-2" else ""
         config = files.recipe["corpus"]["config"]
-        named_config = f", configuration `{config}`" if config else ""
-        revision = f", revision `{corpus['revision']}`" if corpus.get("revision") else ""
+        named_config = f", configuration {code(config)}" if config else ""
+        revision = f", revision {code(corpus['revision'])}" if corpus.get("revision") else ""
         return f"{title}{link}{named_config}{revision}"
     if name == "python-docs" and corpus.get("license"):  # a folder of this name has no license
         return (
             "`python-docs`, the corpus that comes with every Python: its help topics and the "
-            f"docstrings of its standard library (Python {files.environment['python']})"
+            f"docstrings of its standard library (Python {text(files.environment['python'])})"
         )
-    return f"`{_short(name)}`, local text"
+    return f"{code(_short(name))}, local text"
 
 
 def tokenization(files: RunFiles) -> str:
@@ -144,14 +153,14 @@ def tokenization(files: RunFiles) -> str:
     special = [token["content"] for token in tokenizer["added_tokens"] if token.get("special")]
     name, start = files.recipe["tokenizer"]["name"], files.recipe.get("init_from")
     learned = "learned from the train split of the dataset above"
-    origin = f"`{_short(name)}`" if name else f"that of `{_short(start)}`" if start else learned
+    origin = code(_short(name)) if name else f"that of {code(_short(start))}" if start else learned
     return bullets(
         (
-            ("Tokenizer Type", kinds.get(kind, kind)),
+            ("Tokenizer Type", kinds.get(kind) or text(kind)),
             ("Origin", origin),
-            ("Normalization", normalizer.get("type")),
+            ("Normalization", _unit(normalizer.get("type"))),
             ("Vocabulary Size", f"{_entries(tokenizer)} tokens"),
-            ("Special Tokens", ", ".join(f"`{token}`" for token in special) or None),
+            ("Special Tokens", ", ".join(map(code, special)) or None),
         )
     )
 
@@ -173,33 +182,37 @@ def procedure(files: RunFiles) -> str:
     start = recipe.get("init_from")
     facts = bullets(
         (
-            ("Recipe", f"`{recipe['name']}`, seed {recipe['seed']}"),
-            ("Started from", f"weights of `{_short(start)}`" if start else "random weights"),
+            ("Recipe", f"{code(recipe['name'])}, seed {text(recipe['seed'])}"),
+            ("Started from", f"weights of {code(_short(start))}" if start else "random weights"),
             ("Teachers", _teachers(recipe)),
-            ("Optimizer", recipe["optim"]["name"]),
-            (
-                "Steps",
-                f"{last['step']} logged, {recipe['train']['steps']} planned" if last else None,
-            ),
+            ("Optimizer", text(recipe["optim"]["name"])),
+            ("Steps", _steps(last, recipe)),
             ("Checkpoint", _checkpoint(files)),
             ("Tokens Seen", f"{last['tokens']:,}" if "tokens" in last else None),
             ("Training Time", f"{seconds:.0f} seconds" if seconds is not None else None),
             (
                 "Lowest Validation Loss",
-                f"{best['validation_loss']:.4f} at step {best['step']}" if best else None,
+                f"{best['validation_loss']:.4f} at step {best['step']:d}" if best else None,
             ),
             ("Hardware", _hardware(files)),
             (
                 "Software",
-                f"lumenspark {environment['lumenspark']}, torch {environment['torch']}, "
-                f"transformers {environment['transformers']}, Python {environment['python']}",
+                ", ".join(
+                    f"{title} {text(environment[title.lower()])}"
+                    for title in ("lumenspark", "torch", "transformers", "Python")
+                ),
             ),
         )
     )
     sections = ["model", "optim", "train"] + ["distill"] * bool(_teachers(recipe))
     options = {name: recipe[name] for name in sections}
     dumped = yaml.safe_dump(options, sort_keys=False, allow_unicode=True).strip()
-    return f"{facts}\n\nThe options of the recipe, as run:\n\n```yaml\n{dumped}\n```"
+    dumped = "\n".join(map(one_line, dumped.split("\n")))
+    return f"{facts}\n\nThe options of the recipe, as run:\n\n{fenced(dumped, 'yaml')}"
+
+
+def _steps(last: dict[str, Any], recipe: dict[str, Any]) -> str | None:
+    return f"{last['step']:d} logged, {recipe['train']['steps']:d} planned" if last else None
 
 
 def _teachers(recipe: dict[str, Any]) -> str | None:
@@ -208,31 +221,31 @@ def _teachers(recipe: dict[str, Any]) -> str | None:
     if not distill.get("teachers"):
         return None
     return (
-        f"{distill['teachers']} of the same architecture, trained first on the same text from "
-        f"other seeds, {distill['steps']} steps each; {distill['weight']:.0%} of the loss follows "
-        "samples of what they predict"
+        f"{distill['teachers']:d} of the same architecture, trained first on the same text from "
+        f"other seeds, {distill['steps']:d} steps each; {distill['weight']:.0%} of the loss "
+        "follows samples of what they predict"
     )
 
 
 def _checkpoint(files: RunFiles) -> str | None:
     step = files.checkpoint_step
-    return None if step is None else f"'{files.checkpoint}', from step {step}"
+    return None if step is None else f"'{text(files.checkpoint)}', from step {step:d}"
 
 
 def _hardware(files: RunFiles) -> str:
     environment = files.environment
     cores = environment["cores"]  # of the processor; None where the system does not tell
-    processor = f"{cores} processor cores, " if cores else ""
+    processor = f"{cores:d} processor cores, " if cores else ""
     return (
-        f"device `{files.recipe['device']}` ({environment['processor']}); "
-        f"{processor}{environment['threads']} threads"
+        f"device {code(files.recipe['device'])} ({text(environment['processor'])}); "
+        f"{processor}{environment['threads']:d} threads"
     )
 
 
 def evaluation(files: RunFiles) -> str:
     entries = files.evaluations
     if not entries:
-        return f"The checkpoint '{files.checkpoint}' has not been evaluated."
+        return f"The checkpoint '{text(files.checkpoint)}' has not been evaluated."
     facts = bullets(_headlines(files))
     head = (
         "| data | split | protocol | context | stride | loss | token perplexity "
@@ -240,21 +253,34 @@ def evaluation(files: RunFiles) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|"
     )
     rows = "\n".join(
-        f"| {data_name(entry)} | {entry['split']} | {entry['protocol']} "
-        f"| {entry['context']} | {entry['stride']} | {_figure(entry['loss'])} "
+        f"| {text(data_name(entry))} | {text(entry['split'])} | {text(entry['protocol'])} "
+        f"| {entry['context']:d} | {entry['stride']:d} | {_figure(entry['loss'])} "
         f"| {_figure(entry['perplexity'])} | {_figure(entry['word_perplexity'])} "
         f"| {_figure(entry['bits_per_byte'])} | {entry['targets']:,} |"
         for entry in entries
     )
     explained = (
         "Losses are in nats per token. Protocol `strided` reads the raw split as one stream and "
-        "predicts every token exactly once; bits per byte compares across tokenizers. Protocol "
+        "predicts every token exactly once; its bits per byte, of the text that the tokenizer "
+        "gives back, compares across tokenizers. Protocol "
         "`card` leaves out titles, headings and blank lines of WikiText, frames each document by "
         "its begin and end tokens (one that serves as both comes first) and cuts it into windows "
         "that overlap by context minus stride tokens; predictions inside an overlap count twice, "
         "so it has no word perplexity and no bits per byte."
     )
-    return "\n\n".join(part for part in (facts, f"{head}\n{rows}", explained) if part)
+    if any(entry["protocol"] == "lm_eval" for entry in entries):
+        explained += " Protocol `lm_eval` is that of EleutherAI's lm_eval, per raw word and byte."
+    parts = (facts, f"{head}\n{rows}", _notes(entries), explained)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _notes(entries: list[dict[str, Any]]) -> str:
+    """What the evaluations say about their figures."""
+    return bullets(
+        ("Note", f"{text(data_name(entry))}, {text(entry['protocol'])}: {text(note)}.")
+        for entry in entries
+        for note in entry.get("notes", ())
+    )
 
 
 def _headlines(files: RunFiles) -> Facts:
@@ -269,9 +295,8 @@ def _headlines(files: RunFiles) -> Facts:
     if card := latest.get("card"):
         facts.append(("Test Loss", f"{_figure(card['loss'])} (protocol `card`)"))
         facts.append(("Test Perplexity", f"{_figure(card['perplexity'])} (protocol `card`)"))
-    if clean := latest.get("strided"):
-        bits = _figure(clean["bits_per_byte"])
-        facts.append(("Test Bits per Byte", f"{bits} (protocol `strided`)"))
+    if (clean := latest.get("strided")) and (bits := clean["bits_per_byte"]) is not None:
+        facts.append(("Test Bits per Byte", f"{_figure(bits)} (protocol `strided`)"))
     return tuple(facts)
 
 
@@ -290,16 +315,16 @@ def limitations(files: RunFiles) -> str:
     return bullets(
         (
             ("Small Scale", f"Capacity limited by {files.parameters:,} parameters"),
-            ("Context Length", f"{context}-token context window" if context else None),
+            ("Context Length", f"{text(context)}-token context window" if context else None),
             (
                 (
                     "Single Language",
-                    f"Trained only on text whose language is recorded as `{language}`",
+                    f"Trained only on text whose language is recorded as {code(language)}",
                 )
                 if language
                 else ("Language", "Trained on text whose language is not recorded")
             ),
-            ("Domain", f"Limited to what `{data_name(corpus)}` is about"),
+            ("Domain", f"Limited to what {code(data_name(corpus))} is about"),
         )
     )
 
@@ -313,16 +338,16 @@ def components(files: RunFiles, family: Family) -> str:
     )
     pad_id = config.get("pad_token_id")
     names = {token["id"]: token["content"] for token in files.tokenizer["added_tokens"]}
-    padding = f"Special padding token `{names[pad_id]}` (ID {pad_id})" if pad_id in names else None
+    padding = (
+        f"Special padding token {code(names[pad_id])} (ID {pad_id:d})" if pad_id in names else None
+    )
     return bullets((*family.components, ("Padding Handling", padding), ("Output Layer", output)))
 
 
 def usage(files: RunFiles) -> str:
     own_code = ", trust_remote_code=True" if "auto_map" in files.config else ""
-    return f"""\
-With transformers alone:
-
-```python
+    name = one_line(files.run_id)
+    transformers = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 folder = "."  # where this card's model.safetensors is, or its repository's name on the hub
@@ -330,26 +355,24 @@ generate = pipeline("text-generation", model=folder{own_code})
 print(generate("The film was")[0]["generated_text"])
 
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder{own_code})
-```
-
-With lumenspark, beside the run:
-
-```bash
-lumenspark generate {files.run_id} "The film was"
-lumenspark evaluate {files.run_id}
-```
-
-```python
+model = AutoModelForCausalLM.from_pretrained(folder{own_code})"""
+    command = f"""\
+lumenspark generate {shlex.quote(name)} "The film was"
+lumenspark evaluate {shlex.quote(name)}"""
+    package = f"""\
 import lumenspark
 
-model, tokenizer = lumenspark.load("{files.run_id}")
-```"""
+model, tokenizer = lumenspark.load({json.dumps(name, ensure_ascii=False)})"""
+    return (
+        f"With transformers alone:\n\n{fenced(transformers, 'python')}\n\n"
+        f"With lumenspark, beside the run:\n\n{fenced(command, 'bash')}\n\n"
+        f"{fenced(package, 'python')}"
+    )
 
 
 def license_text(files: RunFiles) -> str:
-    text = files.environment["corpus"].get("license")
-    of_text = f" The text that it was trained on has its own: {text}." if text else ""
+    name = files.environment["corpus"].get("license")
+    of_text = f" The text that it was trained on has its own: {text(name)}." if name else ""
     return f"MIT License - See project LICENSE file for details.{of_text}"
 
 
@@ -358,25 +381,26 @@ def authors(files: RunFiles) -> str:
     date = datetime.fromisoformat(max(finished, default=files.environment["started_at"]))
     return (
         f"This model card was generated on {MONTHS[date.month - 1]} {date.day}, {date.year} "
-        f"using model checkpoint '{files.checkpoint}' from run '{files.run_id}'."
+        f"using model checkpoint '{text(files.checkpoint)}' from run '{text(files.run_id)}'."
     )
 
 
 def model_name(files: RunFiles, family: Family) -> str:
-    """The family and the size: Lumiére-1M, gpt2-350K."""
-    count = files.parameters
+    """The family and the size: Lumiére-1M, gpt2-350K. One line; not yet Markdown."""
+    count, name = files.parameters, one_line(shortened(family.name, LONGEST_NAME))
     for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if count >= unit:
-            return f"{family.name}-{round(count / unit)}{letter}"
-    return f"{family.name}-{count}"
+            return f"{name}-{round(count / unit)}{letter}"
+    return f"{name}-{count}"
 
 
 def bullets(facts: Iterable[tuple[str, str | None]]) -> str:
+    """A list of facts that are Markdown already; those that are None are left out."""
     return "\n".join(f"- **{name}:** {value}" for name, value in facts if value is not None)
 
 
-def _unit(value: float | None, unit: str = "") -> str | None:
-    return None if value is None else f"{value} {unit}".rstrip()
+def _unit(value: Any, unit: str = "") -> str | None:
+    return None if value is None else f"{text(value)} {unit}".rstrip()
 
 
 def _figure(value: float | None) -> str:
@@ -386,12 +410,14 @@ def _figure(value: float | None) -> str:
 def _per_split(counts: dict[str, int] | None) -> str | None:
     if not counts:
         return None
-    return ", ".join(f"{split} {count:,}" for split, count in counts.items() if count is not None)
+    return ", ".join(
+        f"{text(split)} {count:,}" for split, count in counts.items() if count is not None
+    )
 
 
 def _short(name: str) -> str:
     """A path's last part: no card tells where on a disk a folder was."""
-    return PurePath(name).name or name
+    return PurePath(name).name or str(name)
 
 
 def data_name(source: dict[str, Any]) -> str:

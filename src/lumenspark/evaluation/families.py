@@ -6,6 +6,8 @@ alone, so it is true of every checkpoint whose config names this ``model_type``.
 
 from dataclasses import dataclass
 
+from lumenspark.evaluation.markdown import code
+
 Facts = tuple[tuple[str, str], ...]
 
 
@@ -71,7 +73,7 @@ FAMILIES = {
 
 def family_of(model_type: str) -> Family:
     """The facts for a config's ``model_type``; for one that is not ours, only its name."""
-    architecture = f"That of `{model_type}` in transformers; its documentation says what it is"
+    architecture = f"That of {code(model_type)} in transformers; its documentation says what it is"
     return FAMILIES.get(
         model_type,
         Family(

@@ -2,8 +2,10 @@
 
 import textwrap
 from pathlib import Path
+from urllib.parse import quote
 
-from lumenspark.files import write_file
+from lumenspark.evaluation.markdown import code, text
+from lumenspark.files import changing, write_file
 
 from .book import Record, read_records
 from .tracks import TRACKS, Track
@@ -29,7 +31,8 @@ def records_page(folder: Path) -> str:
 def write_page(root: Path) -> Path:
     """Bring docs/records.md of the checkout at ``root`` up to date. Returns its path."""
     path = root / "docs" / "records.md"
-    write_file(path, records_page(root / "records"))
+    with changing(path):
+        write_file(path, records_page(root / "records"))
     return path
 
 
@@ -46,15 +49,14 @@ def _section(track: Track, records: list[Record]) -> str:
 
 
 def _row(track: Track, record: Record) -> list[str]:
-    cells = [
-        record.date[:10],
-        record.change,
+    return [
+        text(record.date[:10]),
+        text(record.change),
         *(column.with_spread(record.figures[column.key]) for column in track.columns),
         ", ".join(map(str, record.seeds)),
-        f"{record.data} ({record.data_digest[:8]})",
-        record.machine,
-        record.commit[:9] if record.commit else "not known",
-        f"`{record.command}`",
-        f"[files](../records/{record.track}/{record.name})",
+        f"{text(record.data)} ({text(record.data_digest[:8])})",
+        text(record.machine),
+        text(record.commit[:9]) if record.commit else "not known",
+        code(record.command, cell=True),
+        f"[files](../records/{record.track}/{quote(record.name)})",
     ]
-    return [cell.replace("|", "\\|") for cell in cells]
