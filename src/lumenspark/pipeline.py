@@ -351,18 +351,21 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
     split = "test" if "test" in setup.tokens.splits else "validation"
     for protocol in ("card", "strided"):
         context = recipe.model.context
-        figures = evaluate(
-            model, tokenizer, setup.corpus, split=split, protocol=protocol, context=context
-        )
+        try:
+            figures = evaluate(
+                model, tokenizer, setup.corpus, split=split, protocol=protocol, context=context
+            )
+        except UserError as error:  # such as a tokenizer that loses the text; the run has its end
+            reporter.say(f"no figures by the protocol {protocol}: {error}")
+            continue
         settings = f"--split {split} --protocol {protocol} --context {context}"
-        command = f"lumenspark evaluate {run.id} {settings}"
         store(
             run.path,
             figures,
             checkpoint="best",
             step=weights.step,
             weights=weights.digest,
-            command=command,
+            command=f"lumenspark evaluate {run.id} {settings}",
         )
         reporter.say(describe(figures))
     write_card(run.path)

@@ -1,5 +1,7 @@
 """Models of many kinds, small and random: what context they take, and whether they see ahead."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +9,12 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
+from lumenspark.compression import Text, compress_model
+from lumenspark.data.corpora import open_corpus
+from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.errors import UserError
 from lumenspark.evaluation.probing import check_causal, default_context, usable_context
 
@@ -183,3 +189,34 @@ def test_no_memory_is_no_shorter_context(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(model, "forward", forward)
     with pytest.raises(UserError, match="there is no memory to run the model on 34 tokens"):
         usable_context(model, 34)
+
+
+def test_compressing_reads_no_position_that_is_not_there(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    for split in ("train", "test"):
+        (text / f"{split}.txt").write_text("a kettle is a pot with a lid . " * 200)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer(["a kettle is a pot"], 300), bos_token="<|sot|>"
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    sizes = SIZES | {"vocab_size": 300, "pad_token_id": 2}
+    for is_decoder in (True, False):
+        model = made("Roberta", sizes | {"is_decoder": is_decoder})
+        model.save_pretrained(tmp_path / "model")
+        out = tmp_path / f"out-{is_decoder}"
+        compressed = partial(
+            compress_model,
+            str(tmp_path / "model"),
+            out,
+            params=0.5,
+            device="cpu",
+            text=Text(open_corpus(str(text)), "test", whiten_tokens=600, heal_for="1s"),
+        )
+        if is_decoder:
+            scores = compressed().scores
+            assert {score.context for score in scores.values()} == {31}
+        else:
+            with pytest.raises(UserError, match="the model is not causal"):
+                compressed()
+            assert not out.exists()
