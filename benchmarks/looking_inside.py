@@ -87,7 +87,7 @@ def prepare(options: Options, scratch: Path) -> Given:
     """The inputs; what must be made for them lies in ``scratch``."""
     import lumenspark
     from lumenspark.inspect import repeated_tokens
-    from lumenspark.loading import quiet_transformers
+    from lumenspark.quiet import quiet_transformers
     from lumenspark.training.run import model_source
 
     quiet_transformers()

@@ -11,32 +11,41 @@ from statistics import median
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
-from lumenspark.errors import UserError, first_line
+from lumenspark.errors import UserError, first_line, quoted
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.probing import default_context
+from lumenspark.evaluation.probing import check_causal_briefly, default_context
 from lumenspark.evaluation.records import Evaluation
 from lumenspark.files import new_folder
-from lumenspark.loading import load
+from lumenspark.loading import load, locate
+from lumenspark.model_hub import split_revision
 from lumenspark.models.activations import Activations
-from lumenspark.models.compress import Compression, check_choice, compress, linear_layers, observe
+from lumenspark.models.compress import (
+    Compression,
+    check_choice,
+    check_model,
+    compress,
+    linear_layers,
+    observe,
+)
 from lumenspark.models.module_ranks import shape_of
+from lumenspark.quiet import quiet
 from lumenspark.scoring import Progress
 from lumenspark.training.device import choose_device, choose_precision
 from lumenspark.training.loss import make_loss
 from lumenspark.training.optim import build_optimizers, rate_scale, set_rates
 from lumenspark.training.progress import Reporter
 from lumenspark.training.recipe import OptimOptions, parse_duration
-from lumenspark.training.run import model_source
 
 WHITEN_TOKENS = 32_768  # a Lumiére-1M whitened by 4,096 or 65,536 has a perplexity within 3%
 HEAL_TOKENS = 4096  # of one step
 HEAL_RATE = 1e-3
 TIMED_STEPS = 3
+COMPARED = 16  # tokens, before and after saving
+ROUNDING = 1e-3  # of the largest logit; the weights are the same, their places in memory are not
 
 ProgressBar = Callable[[], AbstractContextManager[Progress | None]]
 
@@ -83,25 +92,38 @@ def compress_model(
     checkpoint: str = "best",
     device: str = "auto",
     trust_remote_code: bool = False,
+    revision: str | None = None,
+    full_check: bool = False,
     reporter: Reporter | None = None,
     progress_bar: ProgressBar = nullcontext,
 ) -> Compressed:
     """Write a compressed copy of the model called ``name`` to the new folder ``out``.
 
-    ``rank``, ``keep`` and ``params`` are those of :func:`.models.compress.compress`. Each scoring
-    happens inside a ``progress_bar()``.
+    ``rank``, ``keep`` and ``params`` are those of :func:`.models.compress.compress`, ``revision``
+    and ``full_check`` of :func:`lumenspark.load`. Each scoring happens inside a ``progress_bar()``.
+    What was written is loaded again and run: it gives the logits that the model gives here.
 
     Raises UserError for what cannot work; there is no ``out`` then.
     """
     reporter = reporter or Reporter()
     seconds = _check(rank, keep, params, text)
+    device = choose_device(device)
     with new_folder(out) as folder:
-        model, tokenizer = _load(name, checkpoint, choose_device(device), trust_remote_code)
+        source, commit = locate(name, checkpoint, revision, code=trust_remote_code)
+        model, tokenizer = load(
+            str(source), device=device, trust_remote_code=trust_remote_code, full_check=full_check
+        )
+        model.hub_revision = commit
+        try:
+            check_model(model)
+        except ValueError as error:
+            raise UserError(f"{name} cannot be compressed: {error}") from error
+        check_causal_briefly(model)
         score = partial(_score, model, tokenizer, text, progress_bar)
         scores = {"before": score()}
         windows, activations, steps = None, None, None
         if text is not None and (text.whiten_tokens or seconds):
-            windows = train_windows(text.corpus, name, checkpoint, model, reporter)
+            windows = train_windows(text.corpus, source, model, reporter)
             if text.whiten_tokens:
                 activations = observe_text(model, windows, text.whiten_tokens)
         try:
@@ -110,25 +132,32 @@ def compress_model(
             )
         except ValueError as error:
             raise UserError(f"{name} cannot be compressed: {error}") from error
+        _some_logits(name, model)  # before anything is scored, to see whether it runs at all
         scores["compressed"] = score()
         if text is not None and windows is not None and seconds:
             steps = heal(model, windows, seconds, text.heal_rate, reporter)
             scores["healed"] = score()
+        if commit is not None:
+            hub_id, _ = split_revision(name)
+            model.config.compressed_from = {"model": hub_id, "revision": commit}
+        ids, expected = _some_logits(name, model)
         try:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{out} could not be written: {first_line(error)}") from error
+            with quiet():
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+        except Exception as error:  # files are written by Python, Rust and transformers in turn
+            raise UserError(
+                f"{out} could not be written ({first_line(error)}): make room on that disk, or "
+                "correct what lies beside the model's weights"
+            ) from error
+        _check_saved(folder, name, device, ids, expected)
     known = {stage: figures for stage, figures in scores.items() if figures is not None}
     return Compressed(compression, known, steps)
 
 
-def train_windows(
-    corpus: Corpus, name: str, checkpoint: str, model: Any, reporter: Reporter
-) -> TrainingWindows:
-    """Shuffled windows of the train split, in the tokens of the model called ``name``."""
-    tokenizer_name = model_source(name, checkpoint)
-    tokens = prepare(corpus, tokenizer_name=tokenizer_name, report=reporter.say)
+def train_windows(corpus: Corpus, source: Path, model: Any, reporter: Reporter) -> TrainingWindows:
+    """Shuffled windows of the train split, in the tokens of the model in the folder ``source``."""
+    tokens = prepare(corpus, tokenizer_name=str(source), report=reporter.say)
     return TrainingWindows(tokens.splits["train"].ids, default_context(model), seed=0)
 
 
@@ -212,16 +241,53 @@ def _check(
         return None
     if text.whiten_tokens < 0:
         raise UserError(f"whiten_tokens is {text.whiten_tokens}: it must be 0 or more")
-    if not text.heal_rate > 0:
-        raise UserError(f"heal_rate is {text.heal_rate}: it must be over 0")
-    return None if text.heal_for is None else parse_duration(text.heal_for, "heal")
+    if not 0 < text.heal_rate < math.inf:
+        raise UserError(f"heal_rate is {text.heal_rate}: it must be over 0 and finite")
+    seconds = None if text.heal_for is None else parse_duration(text.heal_for, "heal")
+    if seconds == math.inf:
+        raise UserError(f"heal is {quoted(text.heal_for)}: give a time such as 90s, 5m or 1h")
+    return seconds
 
 
-def _load(name: str, checkpoint: str, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
-    model, tokenizer = load(name, checkpoint, device, trust_remote_code)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up from a config.json alone
-        raise UserError(f"there is no tokenizer in {name}: put its files beside the weights")
-    return model, tokenizer
+@torch.no_grad()
+def _some_logits(name: str, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(1, T) ids, as many as fit into the context and are worth comparing, and their logits.
+
+    Raises UserError where the model does not run.
+    """
+    count = min(default_context(model), COMPARED)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (1, count), generator=generator).to(model.device)
+    try:
+        return ids, model(input_ids=ids).logits
+    except Exception as error:  # whatever an architecture does with layers of another class
+        raise UserError(
+            f"{name} cannot be compressed: a {type(model).__name__} does not run with low-rank "
+            f"layers ({first_line(error)}), so choose a model of another architecture"
+        ) from error
+
+
+@torch.no_grad()
+def _check_saved(
+    folder: Path, name: str, device: str, ids: torch.Tensor, expected: torch.Tensor
+) -> None:
+    """Raises UserError unless the folder loads as any other, gives these logits, and generates."""
+    try:
+        saved, _ = load(str(folder), device=device)
+        logits = saved(input_ids=ids).logits
+        saved.generate(ids[:, :2], max_new_tokens=2, do_sample=False)
+    except Exception as error:
+        raise UserError(
+            f"{name} cannot be compressed: what was saved does not load and run again "
+            f"({first_line(error.__cause__ or error)}), so choose a model of another architecture"
+        ) from error
+    scale = max(1.0, float(expected.abs().max()))
+    if not torch.allclose(logits, expected, rtol=0, atol=ROUNDING * scale):
+        raise UserError(
+            f"{name} cannot be compressed: what was saved gives other logits when it is loaded "
+            "again, so choose a model of another architecture"
+        )
 
 
 def _score(

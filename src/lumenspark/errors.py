@@ -37,7 +37,10 @@ def reading(what: str | Path, fix: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception, and has no class that can be imported.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UserError(f"{what} cannot be read ({first_line(error)}): {fix}") from error
 
 
@@ -52,11 +55,15 @@ def quoted(value: object) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, shortened; the kind of error where it has none."""
     text = str(error).strip() or type(error).__name__
-    return shortened(text.splitlines()[0], LONGEST_REASON)
+    return printable(shortened(text.splitlines()[0], LONGEST_REASON))
 
 
-def printable(text: str) -> str:
-    """``text`` on one line, with what a terminal would act on (and lone surrogates) escaped."""
+def printable(value: object) -> str:
+    """``str(value)`` on one line, with what a terminal would act on (and lone surrogates) escaped.
+
+    For names from outside: folders, recipes, models, tokens.
+    """
+    text = str(value)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lumenspark.pipeline import fit_budget, make_trainer, model_of, set_up
+from lumenspark.pipeline import NO_TOKENS, fit_budget, make_trainer, model_of, set_up
 from lumenspark.training.device import attention_for, choose_device, choose_precision
 from lumenspark.training.loss import make_loss
 from lumenspark.training.progress import Reporter
@@ -54,8 +54,7 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
     No text is read: the windows are random, and the vocabulary as large as the recipe asks.
     """
     context = recipe.model.context
-    no_tokens = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    model = model_of(recipe, vocab_size=recipe.tokenizer.vocab_size, **no_tokens)
+    model = model_of(recipe, vocab_size=recipe.tokenizer.vocab_size, **NO_TOKENS)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if recipe.budget:
         return parameters, parse_duration(recipe.budget)

@@ -13,7 +13,7 @@ import torch
 
 from lumenspark.data.cache import cache_folder
 from lumenspark.data.corpora import Corpus
-from lumenspark.data.tokenizer import load_tokenizer, to_transformers
+from lumenspark.data.tokenizer import SMALLEST, load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.errors import UserError, first_line
 from lumenspark.evaluation.card import write_card
@@ -24,13 +24,15 @@ from lumenspark.files import set_aside, write_file
 from lumenspark.inspect.contents import heads_content
 from lumenspark.inspect.pages.render import render_heads_page
 from lumenspark.inspect.recording import TEXT_TOKENS, Recorder, recorded_series
-from lumenspark.loading import load, quiet_transformers
+from lumenspark.loading import load
+from lumenspark.memory import check_memory, on_meta, training_bytes
 from lumenspark.models import (
     LumensparkConfig,
     LumensparkForCausalLM,
     LumiereConfig,
     LumiereForCausalLM,
 )
+from lumenspark.quiet import quiet_transformers
 from lumenspark.training.curves import draw_curves
 from lumenspark.training.device import (
     attention_for,
@@ -65,6 +67,7 @@ MODELS: dict[str, tuple[type, type[LanguageModel]]] = {
     "lumenspark": (LumensparkConfig, LumensparkForCausalLM),
 }
 MADE_AT_THE_END = ("evaluation.json", "loss.svg", "README.md", "inspect.html")
+NO_TOKENS: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 BUDGET_MARGIN = 0.97  # of the time that is left: steps are not all equally long
 
 
@@ -235,6 +238,8 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
     prepare_process(recipe.device, recipe.train.threads, cache_folder())
     if recipe.train.tracker != "none":
         tracker_module(recipe.train.tracker)
+    if not recipe.init_from:  # before any text is read: with the smallest vocabulary
+        check_training_fits(recipe, SMALLEST)
     corpus = open_recipe_corpus(recipe)
     recipe.corpus.revision = corpus.revision  # a run stays with the commit that it began with
     tokens = prepare_recipe_tokens(recipe, corpus, reporter.say)
@@ -273,10 +278,38 @@ def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LanguageModel:
 
 
 def model_of(recipe: Recipe, **tokens: int | None) -> LanguageModel:
+    """A model of the recipe's shape. Raises UserError where memory is too small to train it."""
+    check_training_fits(recipe, tokens["vocab_size"] or 0)
+    return _built(recipe, tokens)
+
+
+def check_training_fits(recipe: Recipe, vocab_size: int) -> None:
+    """Raises UserError where training the recipe needs more memory than there is.
+
+    Nothing is built but a block or two, without content.
+    """
+    tokens = NO_TOKENS | {"vocab_size": vocab_size}
+    try:
+        one = on_meta(lambda: _built(recipe, tokens, layers=1))
+        two = on_meta(lambda: _built(recipe, tokens, layers=2))
+    except RuntimeError as error:  # more numbers in a tensor than torch can count
+        raise UserError(
+            f"the recipe {recipe.name} makes a model that is too large to be counted "
+            f"({first_line(error)}): take smaller numbers"
+        ) from error
+    needed = training_bytes(recipe, one, two)
+    fix = "take a smaller model, a shorter context or a smaller batch with more accumulation"
+    check_memory(needed, f"the recipe {recipe.name}", choose_device(recipe.device), fix)
+
+
+def _built(recipe: Recipe, tokens: dict[str, int | None], layers: int | None = None) -> Any:
     architecture = asdict(recipe.model)
     config_class, model_class = MODELS[architecture.pop("family")]
     try:
-        return model_class(config_class(**architecture, **tokens))
+        config = config_class(**architecture, **tokens)
+        if layers is not None:
+            config.num_hidden_layers = layers
+        return model_class(config)
     except ValueError as error:
         raise UserError(f"recipe {recipe.name}: {error}") from error
 
@@ -411,5 +444,11 @@ def _model_to_go_on_from(recipe: Recipe) -> tuple[LanguageModel, Recipe]:
             f"{recipe.init_from} is a {type(model).__name__}"
         )
     model.config.dropout = recipe.model.dropout
+    check_memory(
+        training_bytes(recipe, model),
+        f"going on from {recipe.init_from}",
+        choose_device(recipe.device),
+        "take a smaller batch with more accumulation",
+    )
     fields = set(asdict(recipe.model)) - {"family"}
     return model, with_overrides(recipe, {f"model.{f}": getattr(model.config, f) for f in fields})

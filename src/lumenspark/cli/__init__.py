@@ -46,8 +46,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
     0: done; 2: an error of the user's; 1: a fault of this package; 130: Ctrl-C. ``debug`` lets
     every error through, with its traceback.
     """
-    from lumenspark.errors import UserError, first_line
-    from lumenspark.names import one_line
+    from lumenspark.errors import UserError, first_line, printable
 
     _print_what_can_be_printed()
     try:
@@ -64,7 +63,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
         if debug:
             raise
         if isinstance(error, UserError):
-            print(f"lumenspark: {one_line(error)}", file=sys.stderr)
+            print(f"lumenspark: {printable(error)}", file=sys.stderr)
             return 2
         if isinstance(error, OSError):
             print(f"lumenspark: {_about_the_system(error)}", file=sys.stderr)

@@ -21,12 +21,12 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "card", arguments)
+    from lumenspark.errors import printable
     from lumenspark.evaluation.card import check_card, write_card
-    from lumenspark.names import one_line
     from lumenspark.training.run import get_run
 
     run = get_run(options.run)
-    name = one_line(run.id)
+    name = printable(run.id)
     if not options.check:
         print(write_card(run.path, options.checkpoint or "best"))
         return

@@ -57,6 +57,10 @@ class Arguments:
     checkpoint: str = "best"
     """Which checkpoint of a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    model_revision: str | None = None
+    """MODEL is on the hub: the commit, branch or tag, which may be written MODEL@REVISION too."""
+    full_check: bool = False
+    """Compare all of a checkpoint with its digests; of files over 256 MB a sample unless given."""
     trust_remote_code: bool = False
     """Run model code that lies beside the weights."""
 
@@ -81,11 +85,15 @@ def main(arguments: list[str]) -> None:
         checkpoint=options.checkpoint,
         device=options.device,
         trust_remote_code=options.trust_remote_code,
+        revision=options.model_revision,
+        full_check=options.full_check,
         progress_bar=progress_bar,
     )
     console = Console(highlight=False)
     console.print(_layer_table(made.compression))
     console.print(_summary(made.compression), soft_wrap=True)
+    if made.compression.left:
+        console.print(_left(made.compression.left), soft_wrap=True)
     if made.scores:
         console.print()
         console.print(_score_table(made))
@@ -153,6 +161,11 @@ def _summary(compression: "Compression") -> str:
         f"{compression.parameters:,} parameters of {compression.parameters_before:,}; "
         f"{compression.share:.1%} of the weights of these layers; error: of {what}, relative"
     )
+
+
+def _left(others: dict[str, int]) -> str:
+    listed = ", ".join(f"{count} {name}" for name, count in others.items())
+    return f"left as they are, besides embeddings and output: {listed}"
 
 
 def _score_table(made: "Compressed") -> "Table":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lumenspark.errors import UserError, first_line
+from lumenspark.errors import UserError, reading
 
 from .parsing import parse
 
@@ -35,6 +35,8 @@ class Arguments:
     """With --k: tokens in a block, 64 unless given; a token sees its own and the one before."""
     tokenizer: str | None = None
     """A folder, or an id on the hub, with the tokenizer; the one in OLD unless given."""
+    revision: str | None = None
+    """OLD is on the hub: the commit, branch or tag, which may be written OLD@REVISION too."""
 
 
 def main(arguments: list[str]) -> None:
@@ -42,12 +44,12 @@ def main(arguments: list[str]) -> None:
     if options.window is not None and options.k is None:
         raise UserError("--window is of low-rank attention: give --k too, or leave it out")
     from lumenspark.files import new_folder
-    from lumenspark.loading import quiet_transformers
+    from lumenspark.quiet import quiet_transformers
 
     quiet_transformers()
     with new_folder(options.new) as folder:
-        model = _load(options.old)
-        tokenizer = _find_tokenizer(options, model.config.vocab_size)
+        source, model = _load(options)
+        tokenizer = _find_tokenizer(options, source, model.config.vocab_size)
         if options.k is not None:
             model = _with_slots(model, options.k, options.window)
         rank = options.attention_rank
@@ -65,54 +67,46 @@ def main(arguments: list[str]) -> None:
         print("The model was trained to see more than its window: train it before you use it.")
 
 
-def _load(name: str) -> "LumensparkForCausalLM":
-    from safetensors import SafetensorError
-    from transformers import PreTrainedConfig
-
-    from lumenspark.loading import check_source
+def _load(options: Arguments) -> "tuple[Path, LumensparkForCausalLM]":
+    """The folder of the old checkpoint, and its weights in today's model."""
+    from lumenspark.loading import load_model, locate
+    from lumenspark.model_folder import open_model_folder
     from lumenspark.models import LumensparkForCausalLM
     from lumenspark.models.old_checkpoints import OLD_KEYS, is_old_config
-    from lumenspark.training.run import model_source
+    from lumenspark.quiet import quiet
 
-    source = model_source(name)
-    check_source(source)
-    try:
-        content, _ = PreTrainedConfig.get_config_dict(source)
-        missing = [key for key in OLD_KEYS if key not in content]
-        if missing:
-            raise UserError(
-                f"{name} is no checkpoint of lumenspark 0.1, the only kind that can be converted: "
-                f"its config.json has no {', '.join(missing)}"
-            )
-        if not is_old_config(content):
-            raise UserError(f"{name} is in today's layout already: load it as it is")
-        return LumensparkForCausalLM.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{name} cannot be converted: {first_line(error)}") from error
+    name = options.old
+    folder, _ = locate(name, revision=options.revision)
+    source = open_model_folder(folder)
+    missing = [key for key in OLD_KEYS if key not in source.config]
+    if missing:
+        raise UserError(
+            f"{name} is no checkpoint of lumenspark 0.1, the only kind that can be converted: "
+            f"its config.json has no {', '.join(missing)}"
+        )
+    if not is_old_config(source.config):
+        raise UserError(f"{name} is in today's layout already: load it as it is")
+    with quiet():
+        return folder, load_model(source, model_class=LumensparkForCausalLM)
 
 
-def _find_tokenizer(options: Arguments, vocab_size: int) -> Any | None:
+def _find_tokenizer(options: Arguments, source: Path, vocab_size: int) -> Any | None:
     """The tokenizer that was asked for, else the one beside the old weights, if there is one."""
-    from transformers import GPT2Tokenizer
-
     from lumenspark.data.tokenizer import load_tokenizer
 
-    name = options.tokenizer or options.old
+    name = options.tokenizer or str(source)
     files = {path.name for path in Path(name).glob("*")}
-    try:
-        if {"vocab.json", "merges.txt"} <= files and "tokenizer_config.json" not in files:
-            tokenizer = GPT2Tokenizer.from_pretrained(name)  # as GPT-2 itself is published
-        else:
-            tokenizer = load_tokenizer(name)
-    except UserError as error:
-        if options.tokenizer is None and not TOKENIZER_FILES & files:
-            return None
-        if not TOKENIZER_FILES & files and files:
-            raise UserError(
-                f"{name} holds no tokenizer: name a folder with a tokenizer.json, or with GPT-2's "
-                "vocab.json and merges.txt"
-            ) from error
-        raise
+    if not TOKENIZER_FILES & files and options.tokenizer is None:
+        return None
+    if not TOKENIZER_FILES & files and files:
+        raise UserError(
+            f"{name} holds no tokenizer: name a folder with a tokenizer.json, or with GPT-2's "
+            "vocab.json and merges.txt"
+        )
+    if {"vocab.json", "merges.txt"} <= files and "tokenizer_config.json" not in files:
+        tokenizer = _as_gpt2(Path(name))
+    else:
+        tokenizer = load_tokenizer(name)
     if len(tokenizer) > vocab_size:
         raise UserError(
             f"the tokenizer in {name} has {len(tokenizer)} entries, and the model knows only "
@@ -121,19 +115,35 @@ def _find_tokenizer(options: Arguments, vocab_size: int) -> Any | None:
     return tokenizer
 
 
+def _as_gpt2(folder: Path) -> Any:
+    """The tokenizer in a folder with the two files that GPT-2 itself is published with."""
+    from transformers import GPT2Tokenizer
+
+    from lumenspark.model_folder import check_files
+    from lumenspark.quiet import quiet
+
+    check_files(folder)
+    with quiet(), reading(f"the tokenizer in {folder}", "give another one (--tokenizer)"):
+        return GPT2Tokenizer.from_pretrained(folder, local_files_only=True)
+
+
 def _with_slots(
     model: "LumensparkForCausalLM", k: int, window: int | None
 ) -> "LumensparkForCausalLM":
     """The same weights under low-rank attention; those that write to the slots are drawn anew."""
     import torch
 
+    from lumenspark.memory import FLOAT32, check_memory, on_meta, parameter_count
     from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 
     asked = {"k": k} if window is None else {"k": k, "window": window}
-    try:
-        config = LumensparkConfig.from_dict(model.config.to_dict() | asked)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    with reading(f"--k {k}", "give a smaller one"):
+        try:
+            config = LumensparkConfig.from_dict(model.config.to_dict() | asked)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        needed = FLOAT32 * parameter_count(on_meta(lambda: LumensparkForCausalLM(config)))
+    check_memory(needed, f"a model with --k {k}", "cpu", "give a smaller one")
     torch.manual_seed(0)
     low_rank = LumensparkForCausalLM(config)
     low_rank.load_state_dict(model.state_dict(), strict=False)
@@ -165,7 +175,9 @@ def _save(folder: Path, model: "LumensparkForCausalLM", tokenizer: Any | None) -
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
     except SafetensorError as error:
-        raise UserError(f"the weights cannot be written: {error}") from error
+        raise UserError(
+            f"the weights cannot be written ({error}): make room on that disk"
+        ) from error
 
 
 def _print_errors(errors: dict[str, float], rank: int | None) -> None:

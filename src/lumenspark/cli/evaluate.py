@@ -48,6 +48,10 @@ class Arguments:
     checkpoint: str = "best"
     """Which checkpoint of a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    model_revision: str | None = None
+    """MODEL is on the hub: the commit, branch or tag, which may be written MODEL@REVISION too."""
+    full_check: bool = False
+    """Compare all of a checkpoint with its digests; of files over 256 MB a sample unless given."""
     trust_remote_code: bool = False
     """Run model code that lies beside the weights."""
     json: bool = False
@@ -72,6 +76,8 @@ def main(arguments: list[str]) -> None:
         options.checkpoint,
         device=choose_device(options.device),
         trust_remote_code=options.trust_remote_code,
+        revision=options.model_revision,
+        full_check=options.full_check,
     )
     with progress_bar() as progress:
         figures = evaluate(

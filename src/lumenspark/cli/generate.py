@@ -41,6 +41,10 @@ class Arguments:
     checkpoint: str = "best"
     """Which checkpoint of a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    revision: str | None = None
+    """MODEL is on the hub: the commit, branch or tag, which may be written MODEL@REVISION too."""
+    full_check: bool = False
+    """Compare all of a checkpoint with its digests; of files over 256 MB a sample unless given."""
     trust_remote_code: bool = False
     """Run model code that lies beside the weights."""
 
@@ -48,14 +52,9 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "generate", arguments)
     prompts = _prompts(options.prompt)
-    from lumenspark.generation.text import (
-        Sampling,
-        check_causal,
-        check_count,
-        continuations,
-        stream,
-    )
-    from lumenspark.loading import load
+    from lumenspark.evaluation.probing import check_causal_briefly
+    from lumenspark.generation.text import Sampling, check_count, continuations, stream
+    from lumenspark.loading import check_generation, load
     from lumenspark.training.device import choose_device
 
     check_count(options.n)
@@ -68,8 +67,16 @@ def main(arguments: list[str]) -> None:
         seed=options.seed,
     )
     device = choose_device(options.device)
-    model, tokenizer = load(options.model, options.checkpoint, device, options.trust_remote_code)
-    check_causal(model)
+    model, tokenizer = load(
+        options.model,
+        options.checkpoint,
+        device,
+        options.trust_remote_code,
+        options.revision,
+        options.full_check,
+    )
+    check_causal_briefly(model)
+    check_generation(model, tokenizer)
     for number, prompt in enumerate(prompts):
         for copy in range(options.n):
             drawn = sampling.again(copy)

@@ -36,6 +36,10 @@ class Arguments:
     checkpoint: str = "best"
     """Which checkpoint of a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    revision: str | None = None
+    """MODEL is on the hub: the commit, branch or tag, which may be written MODEL@REVISION too."""
+    full_check: bool = False
+    """Compare all of a checkpoint with its digests; of files over 256 MB a sample unless given."""
     trust_remote_code: bool = False
     """Run model code that lies beside the weights."""
 
@@ -90,8 +94,14 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
     from lumenspark.loading import load
     from lumenspark.training.device import choose_device
 
-    device = choose_device(options.device)
-    model, tokenizer = load(name, options.checkpoint, device, options.trust_remote_code)
+    model, tokenizer = load(
+        name,
+        options.checkpoint,
+        choose_device(options.device),
+        options.trust_remote_code,
+        options.revision if name == options.model else None,
+        options.full_check,
+    )
     run = _run_of(name)
     if run is None:
         return model, tokenizer, Path(name).name if Path(name).is_dir() else name

@@ -113,7 +113,7 @@ def measured(
     options: Arguments, track: "Track", newest: "Record | None"
 ) -> tuple["Record", list["Trial"]]:
     """Run all seeds, and say before it what is rerun and after it where the runs are."""
-    from lumenspark.names import one_line
+    from lumenspark.errors import printable
     from lumenspark.records.book import new_record
     from lumenspark.records.rerun import measure, open_text
 
@@ -122,11 +122,13 @@ def measured(
     digest = open_text(track.name, recipe, data).digest()
     if newest is not None:
         print(
-            one_line(f"the newest record: {newest.date[:10]}, {newest.change} ({newest.machine})")
+            printable(f"the newest record: {newest.date[:10]}, {newest.change} ({newest.machine})")
         )
         if newest.data_digest != digest:
             print(
-                one_line(f"{data} is not the text of the record, {newest.data}: losses will differ")
+                printable(
+                    f"{data} is not the text of the record, {newest.data}: losses will differ"
+                )
             )
     sys.stdout.flush()  # before others print
     trials = [measure(track.name, recipe, data, seed) for seed in range(options.seeds)]

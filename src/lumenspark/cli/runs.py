@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, printable
 
 from .parsing import parse
 
@@ -89,11 +89,3 @@ def _best_step(run: "Run") -> int:
 
 def _figure(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else ""
-
-
-def printable(text: str) -> str:
-    """Text from outside for a terminal: what is no visible character becomes its escape."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )

@@ -4,7 +4,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import (
     Tokenizer,
@@ -16,8 +16,11 @@ from tokenizers import (
     trainers,
 )
 
-from lumenspark.data.hub import reach
-from lumenspark.errors import UserError, first_line
+from lumenspark.errors import UserError, reading
+from lumenspark.memory import check_memory
+from lumenspark.model_folder import check_files
+from lumenspark.model_hub import fetch, split_revision
+from lumenspark.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +33,16 @@ SAMPLE_BYTES = 100_000_000
 # The trainer keeps about 125 bytes for every byte of every distinct word (measured with words of
 # 4 to 32 bytes), so this many are about 250 MB. The first 10 MB of WikiText-2 have 0.5 million.
 DISTINCT_BYTES = 2_000_000
+ENTRY_BYTES = (
+    70  # that the trainer asks for at once for each entry, whether the text fills it or not
+)
 
+# Of the many names that the files of tokenizers have; each kind has at least one of these.
+_FILES = re.compile(
+    r"tokenizer|vocab|merges\.txt|tekken|spiece|sentencepiece|.*\.(model|tiktoken)$"
+)
+# Long enough for a tokenizer that encodes at random to show it.
+_PROBE = "What does it make of this text, and of \u0394, \u6f22\u5b57 and \U0001f642?\n" * 4
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
@@ -43,13 +55,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     ``get_vocab_size()`` tells. Memory grows with the distinct words (see ``training_sample``).
 
     Raises:
-        UserError: ``vocab_size`` has no room for the bytes.
+        UserError: ``vocab_size`` has no room for the bytes, or is more than memory has room for.
     """
     if vocab_size < SMALLEST:
         raise UserError(
             f"a vocabulary of {vocab_size} entries is too small: 3 special tokens and 256 bytes "
             f"need {SMALLEST} at least"
         )
+    needed = ENTRY_BYTES * vocab_size
+    check_memory(needed, f"a vocabulary of {vocab_size:,} entries", "cpu", "give a smaller number")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -148,36 +162,52 @@ def to_transformers(tokenizer: Tokenizer, context: int | None = None) -> "PreTra
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
-    """An existing tokenizer: a folder, or a model on the hub (from the hub's cache if it is there).
+    """An existing tokenizer: a folder, or a model on the hub, which may be ``org/model@revision``.
 
     Raises:
         UserError: there is none of that name, it is not a fast one, or the network is missing.
     """
-    from transformers import AutoTokenizer
-
-    here = Path(name).exists() or _cached(name)
-    if not here:
-        reach("model", name)  # transformers needs most of a minute to see that there is no network
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=here)
-    except (OSError, ValueError) as error:
-        raise UserError(f"there is no tokenizer in {name}: {first_line(error)}") from None
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up from a config.json alone
-        raise UserError(f"there is no tokenizer in {name}: it needs a tokenizer.json")
+    bare, revision = split_revision(name)
+    if Path(bare).exists() and revision is None:
+        folder = Path(bare)
+    else:
+        folder = fetch(bare, revision, weights=False).folder
+    tokenizer = read_tokenizer(folder)
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer {name} has no fast form (tokenizer.json): choose another")
     return tokenizer
 
 
-def _cached(name: str) -> bool:
-    """Whether the tokenizer of that hub model is in the hub's cache on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+def read_tokenizer(folder: Path, config: Any = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in a folder; ``config`` is that of the model beside it, if there is one.
 
-    try:
-        return isinstance(try_to_load_from_cache(name, "tokenizer.json"), str)
-    except HFValidationError:  # no possible name on the hub, which will say so
-        return False
+    Raises UserError where there is none, or none that can be read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    if not folder.is_dir():
+        raise UserError(f"there is no tokenizer in {folder}: name a folder with a tokenizer.json")
+    check_files(folder)
+    if not (trust_remote_code or any(_FILES.match(path.name) for path in folder.iterdir())):
+        raise UserError(
+            f"there is no tokenizer in {folder}: save one there (tokenizer.save_pretrained)"
+        )
+    given = {} if config is None else {"config": config}
+    fix = "take its files from where the model comes from"
+    with quiet(), reading(f"the tokenizer in {folder}", fix):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code, **given
+        )
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(f"a {type(tokenizer).__name__} is no tokenizer")
+        known = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+        ids = tokenizer(_PROBE)["input_ids"]
+        tokenizer.decode(ids)
+        if tokenizer(_PROBE)["input_ids"] != ids:
+            raise ValueError("it encodes at random, by a dropout that is for its training")
+    if not known:  # made up from a config.json alone
+        raise UserError(f"there is no tokenizer in {folder}: it needs a tokenizer.json")
+    return tokenizer
 
 
 def document_frame(tokenizer: "PreTrainedTokenizerFast") -> tuple[list[int], list[int]]:

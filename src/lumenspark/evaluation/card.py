@@ -11,13 +11,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from lumenspark.errors import UserError, reading, shortened
+from lumenspark.errors import UserError, printable, reading, shortened
 from lumenspark.evaluation import card_sections as sections
 from lumenspark.evaluation.families import Family, family_of
 from lumenspark.evaluation.markdown import text
 from lumenspark.evaluation.run_files import RunFiles, read_run
 from lumenspark.files import changing, write_file
-from lumenspark.names import one_line
 
 TEMPLATE = Path(__file__).parent / "card_template.md"
 CLOSING_LINE = re.compile(
@@ -40,7 +39,7 @@ def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
     """
     files = read_run(run, checkpoint)
     with reading(
-        f"the files of {one_line(run)}",
+        f"the files of {printable(run)}",
         "the card needs recipe.yaml, environment.json, metrics.jsonl, evaluation.json and the "
         "checkpoint's files as they were written",
     ):
@@ -139,12 +138,12 @@ def _metadata(files: RunFiles, family: Family) -> ModelCardData:
     results = [result for entry in files.evaluations for result in _eval_results(entry)]
     language, hub_id = corpus.get("language"), corpus.get("hub_id")
     return ModelCardData(
-        language=one_line(language) if language else None,
+        language=printable(language) if language else None,
         license="mit",
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["lumenspark", one_line(files.config["model_type"]), "causal-lm"],
-        datasets=[one_line(hub_id)] if hub_id else None,
+        tags=["lumenspark", printable(files.config["model_type"]), "causal-lm"],
+        datasets=[printable(hub_id)] if hub_id else None,
         metrics=["perplexity"] if results else None,
         model_name=sections.model_name(files, family),
         eval_results=results or None,
@@ -154,23 +153,23 @@ def _metadata(files: RunFiles, family: Family) -> ModelCardData:
 def _eval_results(entry: dict[str, Any]) -> list[EvalResult]:
     """The figures of one evaluation in the form of the hub's model-index."""
     protocol = {
-        "protocol": one_line(entry["protocol"]),
+        "protocol": printable(entry["protocol"]),
         "context": entry["context"],
         "stride": entry["stride"],
     }
-    name, split = one_line(sections.data_name(entry)), one_line(entry["split"])
+    name, split = printable(sections.data_name(entry)), printable(entry["split"])
     revision = entry.get("revision")
-    label = one_line(
+    label = printable(
         f"protocol {entry['protocol']}, context {entry['context']}, stride {entry['stride']}"
     )
     return [
         EvalResult(
             task_type="text-generation",
             task_name="Text generation",
-            dataset_type=one_line(entry.get("hub_id") or name),
+            dataset_type=printable(entry.get("hub_id") or name),
             dataset_name=name,
             dataset_split=split,
-            dataset_revision=one_line(revision) if revision else None,
+            dataset_revision=printable(revision) if revision else None,
             metric_type=metric_type,
             metric_name=f"{split.capitalize()} {title}: {label}",
             metric_value=round(entry[key], 4),

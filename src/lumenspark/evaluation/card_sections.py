@@ -14,11 +14,10 @@ from urllib.parse import quote
 
 import yaml
 
-from lumenspark.errors import shortened
+from lumenspark.errors import printable, shortened
 from lumenspark.evaluation.families import Facts, Family
 from lumenspark.evaluation.markdown import LONGEST_NAME, code, fenced, text
 from lumenspark.evaluation.run_files import RunFiles
-from lumenspark.names import one_line
 
 # Not strftime's %b, which follows the locale.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -130,7 +129,7 @@ def _dataset_name(files: RunFiles) -> str:
     corpus = files.environment["corpus"]
     hub_id, name = corpus.get("hub_id"), corpus["name"]
     if hub_id:
-        address = f"https://huggingface.co/datasets/{quote(one_line(hub_id), safe='/')}"
+        address = f"https://huggingface.co/datasets/{quote(printable(hub_id), safe='/')}"
         link = f"[{text(hub_id)}]({address})"
         title = "WikiText-2 Raw (wikitext-2-raw-v1), " if name == "wikitext-2" else ""
         config = files.recipe["corpus"]["config"]
@@ -207,7 +206,7 @@ def procedure(files: RunFiles) -> str:
     sections = ["model", "optim", "train"] + ["distill"] * bool(_teachers(recipe))
     options = {name: recipe[name] for name in sections}
     dumped = yaml.safe_dump(options, sort_keys=False, allow_unicode=True).strip()
-    dumped = "\n".join(map(one_line, dumped.split("\n")))
+    dumped = "\n".join(map(printable, dumped.split("\n")))
     return f"{facts}\n\nThe options of the recipe, as run:\n\n{fenced(dumped, 'yaml')}"
 
 
@@ -346,7 +345,7 @@ def components(files: RunFiles, family: Family) -> str:
 
 def usage(files: RunFiles) -> str:
     own_code = ", trust_remote_code=True" if "auto_map" in files.config else ""
-    name = one_line(files.run_id)
+    name = printable(files.run_id)
     transformers = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
@@ -387,7 +386,7 @@ def authors(files: RunFiles) -> str:
 
 def model_name(files: RunFiles, family: Family) -> str:
     """The family and the size: Lumiére-1M, gpt2-350K. One line; not yet Markdown."""
-    count, name = files.parameters, one_line(shortened(family.name, LONGEST_NAME))
+    count, name = files.parameters, printable(shortened(family.name, LONGEST_NAME))
     for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if count >= unit:
             return f"{name}-{round(count / unit)}{letter}"

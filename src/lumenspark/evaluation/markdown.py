@@ -7,8 +7,7 @@ nothing of it can end a line, a table's cell, a code span or a fence, nor begin 
 import re
 from typing import Any
 
-from lumenspark.errors import shortened
-from lumenspark.names import one_line
+from lumenspark.errors import printable, shortened
 
 LONGEST_NAME = 200  # characters
 # Markup; what turns into a link by itself; and an underscore that is not inside a word.
@@ -47,4 +46,4 @@ def fenced(content: str, language: str) -> str:
 
 def _shown(name: Any) -> str:
     """One line of a bounded length, and never empty."""
-    return one_line(shortened(str(name), LONGEST_NAME)) or "(no name)"
+    return printable(shortened(str(name), LONGEST_NAME)) or "(no name)"

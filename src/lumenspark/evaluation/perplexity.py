@@ -124,6 +124,7 @@ def evaluate(
         data_digest=corpus.digest(),
         hub_id=corpus.hub_id,
         revision=corpus.revision,
+        model_revision=getattr(model, "hub_revision", None),
         loss=loss,
         perplexity=math.exp(loss),
         word_perplexity=_word_perplexity(nats, text.words) if summable else None,

@@ -23,6 +23,7 @@ CONTEXT_NAMES = (
 )
 # The default context of models that take longer texts than this, or texts of any length.
 LONGEST_DEFAULT_CONTEXT = 1024
+BRIEF = 16  # tokens of an arbitrary text
 SHORT = 8  # tokens of the second, short text on which causality is tried
 PLACES, PLACES_IN_LONG = 9, 3  # positions of a text after which tokens are changed
 LONG = 4096  # tokens
@@ -97,6 +98,13 @@ def check_causal(model: Any, ids: np.ndarray, length: int) -> None:
                 "changes with the tokens after it, so its figures would mean nothing; name a "
                 "causal language model, or configure this one as a decoder (is_decoder)"
             )
+
+
+def check_causal_briefly(model: Any) -> None:
+    """:func:`check_causal` on a few arbitrary tokens, for a model that is not scored."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = np.random.default_rng(0).integers(vocabulary, size=BRIEF)
+    check_causal(model, ids, min(default_context(model), BRIEF))
 
 
 def _changed_rows(model: Any, text: np.ndarray, ids: np.ndarray) -> dict[int, np.ndarray]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from lumenspark.errors import quoted, reading
+from lumenspark.errors import printable, quoted, reading
 from lumenspark.files import changing, write_json
-from lumenspark.names import one_line
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class Evaluation:
     data_digest: str
     hub_id: str | None
     revision: str | None
+    model_revision: str | None  # the commit of a model on the hub
     loss: float  # nats per target
     perplexity: float  # exp(loss)
     # In the card's protocol the targets inside an overlap count twice, so a total over the text,
@@ -131,7 +131,7 @@ def describe(evaluation: Evaluation) -> str:
         ("took", f"{evaluation.seconds:.1f} s in {evaluation.dtype}"),
         *(("note", note) for note in evaluation.notes),
     ]
-    data = one_line(evaluation.data)
+    data = printable(evaluation.data)
     title = f"{data}, {evaluation.split} split, protocol {evaluation.protocol}"
     return "\n".join([title, *(f"  {name:<18}{value}" for name, value in rows)])
 

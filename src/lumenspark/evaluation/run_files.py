@@ -11,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from lumenspark.errors import UserError, quoted, reading
+from lumenspark.errors import UserError, printable, quoted, reading
 from lumenspark.evaluation.records import of_weights, read_evaluations
 from lumenspark.evaluation.weights import check_whole, weights_in
-from lumenspark.names import one_line
 from lumenspark.training.tracking import read_metrics
 
 
@@ -70,8 +69,8 @@ def checkpoint_folder(run: Path, checkpoint: str) -> Path:
     if not re.fullmatch(r"[\w.-]+", checkpoint) or not (folder / "config.json").is_file():
         existing = sorted(path.parent.name for path in run.glob("checkpoints/*/config.json"))
         raise UserError(
-            f"run {one_line(run.resolve().name)} has no checkpoint {quoted(checkpoint)}: "
-            f"it has {one_line(', '.join(existing)) or 'none'}"
+            f"run {printable(run.resolve().name)} has no checkpoint {quoted(checkpoint)}: "
+            f"it has {printable(', '.join(existing)) or 'none'}"
         )
     return folder
 

@@ -160,24 +160,6 @@ def _encode(model: Any, tokenizer: Any, prompt: str) -> dict[str, Tensor]:
     return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
 
 
-def check_causal(model: Any) -> None:
-    """Raises UserError for an encoder, such as BERT, whose tokens see those after them.
-
-    Two forward passes show it; only models whose config says that they are no decoder are asked.
-    """
-    if getattr(model.config, "is_decoder", None) is not False:
-        return
-    pair = torch.tensor([[0, 0], [0, 1]], device=model.device)
-    with _understood(f"{type(model).__name__} cannot be run", LOOK), torch.no_grad():
-        first, other = model(pair).logits[:, 0].float()
-        causal = torch.allclose(first, other, rtol=1e-3, atol=1e-4)
-    if not causal:
-        raise UserError(
-            f"{type(model).__name__} sees the tokens that it should predict: give a causal "
-            "language model, or set is_decoder in its config.json if it was trained as one"
-        )
-
-
 def _generate(
     model: Any, tokenizer: Any, encoded: dict[str, Tensor], sampling: Sampling, **arguments: Any
 ) -> Tensor:

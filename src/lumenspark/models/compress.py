@@ -47,9 +47,15 @@ class CompressedLayer:
 
 @dataclass(frozen=True)
 class Compression:
-    """What :func:`compress` has done. Parameters are the whole model's, tied ones counted once."""
+    """What :func:`compress` has done. Parameters are the whole model's, tied ones counted once.
+
+    Attributes:
+        left: how many other modules have matrices of weights, by their class: they stay as they
+            are. Embeddings and the output layer are not among them.
+    """
 
     layers: list[CompressedLayer]
+    left: dict[str, int]
     whitened: bool
     parameters_before: int
     parameters: int
@@ -91,10 +97,8 @@ def compress(
     Raises ValueError where this cannot be done; the model is then as it was.
     """
     check_choice(rank, keep, params)
-    layers = linear_layers(model)
-    if not layers:
-        raise ValueError(f"a {type(model).__name__} has no linear layers that could be low-rank")
-    model_class = _class_with_ranks(model)
+    layers, model_class = check_model(model)
+    left = other_layers(model, layers)
     known = activations or {}
     spectra = [_decompose(name, layer, known.get(name)) for name, layer in layers.items()]
     ranks = _choose([spectrum.options for spectrum in spectra], rank, keep, params)
@@ -102,7 +106,7 @@ def compress(
     rows = [_make_low_rank(model, *pair) for pair in zip(spectra, ranks, strict=True)]
     changed = {row.name: row.rank for row in rows if row.weights < row.weights_before}
     _write_down(model, model_class, changed)
-    return Compression(rows, activations is not None, before, _count(model))
+    return Compression(rows, left, activations is not None, before, _count(model))
 
 
 def observe(model: Any, windows: Tensor) -> dict[str, Activations]:
@@ -134,6 +138,38 @@ def linear_layers(model: Any) -> dict[str, nn.Module]:
         if not shared and _highest_rank(module):
             found[name] = module
     return found
+
+
+def other_layers(model: Any, layers: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How many modules besides ``layers`` have matrices of weights of their own, by their class.
+
+    They stay as they are: subclasses of nn.Linear, whose forward pass may do more, experts in one
+    tensor, convolutions, quantised layers, layers too small or with shared weights.
+    """
+    known = {id(module) for layer in layers.values() for module in layer.modules()}
+    known.add(id(model.get_output_embeddings()))
+    found: dict[str, int] = {}
+    for module in model.modules():
+        matrices = [p for p in module.parameters(recurse=False) if p.ndim > 1]
+        if matrices and id(module) not in known and not isinstance(module, nn.Embedding):
+            found[type(module).__name__] = found.get(type(module).__name__, 0) + 1
+    return found
+
+
+def check_model(model: Any) -> tuple[dict[str, nn.Module], Any]:
+    """The layers that can be made low-rank, and the class that the model has then.
+
+    Raises ValueError where there are none, or where no class can be told about ranks.
+    """
+    layers, kind = linear_layers(model), type(model).__name__
+    if not layers:
+        others = other_layers(model, layers)
+        listed = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
+        raise ValueError(
+            f"a {kind} has no linear layers that could be low-rank: nn.Linear and Conv1D can, and "
+            f"not their subclasses, and its layers with matrices are: {listed}"
+        )
+    return layers, _class_with_ranks(model)
 
 
 def check_choice(rank: int | None, keep: float | None, params: float | None) -> None:
@@ -286,6 +322,9 @@ def _write_down(model: Any, model_class: Any, ranks: dict[str, int | None]) -> N
         model.__class__ = model_class  # the same, but for how it is built and saved
         code = modeling_compressed.__name__.rpartition(".")[2]
         config.auto_map = {"AutoModelForCausalLM": f"{code}.{model_class.__name__}"}
+        # Transformers writes some tensors under other names (GPT-NeoX's output layer), and finds
+        # them again for classes of its own only.
+        model._weight_conversions = []
     config.module_ranks = (getattr(config, "module_ranks", None) or {}) | ranks
 
 

@@ -114,7 +114,7 @@ class TextGenerationMixin(GenerationMixin):
             try:
                 # With the config at hand, transformers does not ask about the code that made it.
                 self._tokenizer_beside_weights = AutoTokenizer.from_pretrained(
-                    self.name_or_path, config=self.config
+                    self.name_or_path, config=self.config, trust_remote_code=False
                 )
             except (OSError, ValueError, KeyError) as error:
                 raise ValueError(

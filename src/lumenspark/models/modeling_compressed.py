@@ -34,8 +34,16 @@ def low_rank_class(base: Any) -> Any:
     return LowRankModel
 
 
-def __getattr__(name: str) -> Any:
+def model_class(name: str) -> Any:
+    """The class of that name in this module. Raises ValueError where transformers has no such."""
     base = getattr(transformers, name, None)
     if not (isinstance(base, type) and issubclass(base, PreTrainedModel)):
-        raise AttributeError(f"transformers has no model called {name!r}")
+        raise ValueError(f"transformers has no model called {name!r}")
     return low_rank_class(base)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return model_class(name)
+    except ValueError as error:
+        raise AttributeError(str(error)) from error

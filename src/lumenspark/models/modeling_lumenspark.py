@@ -127,7 +127,8 @@ class LumensparkAttention(nn.Module):
         refuse_export()
         settings: dict[str, Any] = {
             "project": self.project if self.config.k else None,
-            "window": self.config.window,
+            # A block that is longer than the context holds all of it, and so does one as long.
+            "window": min(self.config.window, self.config.seq_length),
             "scaling": self.scaling,
         }
         if isinstance(mask, list):

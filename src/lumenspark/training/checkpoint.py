@@ -20,9 +20,11 @@ from torch import Tensor
 
 from lumenspark.errors import UserError, first_line, reading
 from lumenspark.files import (
+    LARGE,
     delete,
     file_digest,
     flush_folder,
+    sample_digest,
     set_aside,
     temporary_folder,
     write_json,
@@ -273,12 +275,14 @@ def _cannot_resume(path: Path) -> str | None:
 
 def _seal(staged: Path, step: int, about: dict[str, Any]) -> None:
     """Flush every file to disk, then write the completion marker."""
-    digests = {}
+    digests, samples = {}, {}
     for path in sorted(staged.iterdir()):
         with path.open("rb+") as file:
             os.fsync(file.fileno())
         digests[path.name] = file_digest(path)
-    write_json(staged / MARKER, {"step": step, **about, "files": digests})
+        if path.stat().st_size >= LARGE:
+            samples[path.name] = sample_digest(path)
+    write_json(staged / MARKER, {"step": step, **about, "files": digests, "samples": samples})
 
 
 def _put_in_place(staged: Path, final: Path) -> None:

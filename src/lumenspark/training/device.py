@@ -14,6 +14,7 @@ from lumenspark.errors import UserError
 COMPILE_FROM_SECONDS = 90.0  # a cold compile takes about 30 s; below this it may not pay
 COMPILE_FROM_STEPS = 500
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # in glibc's malloc.h
+MOST_THREADS = 1024
 MATMUL_TO_CONTEXT = 512  # tokens; beyond, explicit products fill memory (docs/log.md)
 
 
@@ -80,7 +81,12 @@ def prepare_process(device: str, threads: int | None, cache: Path) -> None:
     Denormal numbers are flushed to zero: arithmetic on them is many times slower, and weights
     that decay pass through them. Freed memory is kept. Compiled kernels are kept between runs. On a
     graphics card the kernels that give the same bits each time are preferred, where torch has them.
+
+    Raises UserError for so many threads that starting them would end the process.
     """
+    most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
+    if threads is not None and threads > most:
+        raise UserError(f"train.threads is {threads:,}: give one for each core, at most {most:,}")
     if device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

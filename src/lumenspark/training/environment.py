@@ -50,6 +50,8 @@ def describe_environment(
             "tokens": {name: len(split.ids) for name, split in tokens.splits.items()},
             "documents": {name: len(split.offsets) - 1 for name, split in tokens.splits.items()},
         },
+        "init_from": recipe.init_from,  # a model of the hub with its commit, as is the tokenizer
+        "tokenizer": recipe.tokenizer.name,
         "tokens_digest": tokens.digest,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }

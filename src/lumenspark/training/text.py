@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lumenspark.data.corpora import Corpus, existing, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
+from lumenspark.model_hub import fetch, split_revision
 
 from .recipe import Recipe, with_overrides
 from .run import model_source
@@ -12,14 +13,24 @@ from .run import model_source
 def with_full_names(recipe: Recipe) -> Recipe:
     """A copy in which a run's id is its checkpoint's folder, and every path is absolute.
 
-    So a run can be resumed from another folder.
+    So a run can be resumed from another folder. Models of the hub get the commit that they are of
+    now (``org/model@commit``), with which the run stays.
     """
     names = {
         "data": _absolute(recipe.data),
-        "init_from": recipe.init_from and _absolute(model_source(recipe.init_from)),
-        "tokenizer.name": recipe.tokenizer.name and _absolute(model_source(recipe.tokenizer.name)),
+        "init_from": recipe.init_from and _full_name(recipe.init_from, weights=True),
+        "tokenizer.name": recipe.tokenizer.name
+        and _full_name(recipe.tokenizer.name, weights=False),
     }
     return with_overrides(recipe, names)
+
+
+def _full_name(model: str, weights: bool) -> str:
+    source = model_source(model)
+    if existing(source) is not None:
+        return _absolute(source)
+    hub_id, revision = split_revision(source)
+    return f"{hub_id}@{fetch(hub_id, revision, weights=weights).revision}"
 
 
 def _absolute(name: str) -> str:
