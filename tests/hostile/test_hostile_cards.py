@@ -70,6 +70,7 @@ def an_evaluation(**changes: Any) -> Evaluation:
         "data_digest": "0" * 64,
         "hub_id": None,
         "revision": None,
+        "model_revision": None,
         "loss": 4.5,
         "perplexity": 90.0,
         "word_perplexity": 1000.0,
