@@ -10,7 +10,7 @@ train: .venv/.installed
 	$(BIN)/lumenspark train lumiere-1m
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

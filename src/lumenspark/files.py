@@ -70,7 +70,10 @@ def write_file(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     try:
-        _replace(path, data)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)  # a device or a pipe, such as /dev/stdout, has to stay one
+        else:
+            _replace(path, data)
     except OSError as error:  # that of a full disk names no file, others the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from error
 

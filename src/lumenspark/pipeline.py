@@ -254,13 +254,9 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
             tokenizer = to_transformers(tokens.tokenizer, context)
         model = new_model(recipe, tokenizer, tokens.vocab_size)
     model.set_attn_implementation(attention_for(recipe.device, recipe.model.context))
-    counts = {name: f"{len(split.ids):,}" for name, split in tokens.splits.items()}
     reporter.say(
         f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} parameters on "
-        f"{recipe.device} ({recipe.train.precision}, {torch.get_num_threads()} threads); "
-        f"{corpus.name}: "
-        + ", ".join(f"{name} {count}" for name, count in counts.items())
-        + " tokens"
+        f"{recipe.device} ({recipe.train.precision}, {torch.get_num_threads()} threads)"
     )
     return Setup(recipe, corpus, tokens, tokenizer, model.to(recipe.device))
 

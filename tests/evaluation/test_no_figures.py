@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from command_line import overrides
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from lumenspark.cli import run as lumenspark
 from lumenspark.evaluation.records import read_evaluations
@@ -20,6 +20,7 @@ def test_a_tokenizer_that_does_not_know_the_text(
         tokenizer_object=inner, unk_token="[UNK]", bos_token="<s>", eos_token="<s>"
     )
     tokenizer.save_pretrained(tmp_path / "words")
+    GPT2Config(vocab_size=3).save_pretrained(tmp_path / "words")  # what it is the tokenizer of
     data = ["--data", str(text_folder), "--tokenizer.name", str(tmp_path / "words")]
     assert lumenspark(["train", "lumiere-tiny", *data, *overrides()]) == 0
     (run,) = own_runs.iterdir()

@@ -50,7 +50,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 
 
 def files(run: Run) -> set[str]:
-    return {path.name for path in run.path.iterdir() if path.name != ".lock"}
+    return {path.name for path in run.path.iterdir() if not path.name.endswith(".lock")}
 
 
 def validated(trainer: Trainer, losses: list[float]) -> None:

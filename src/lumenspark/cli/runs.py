@@ -68,23 +68,20 @@ def _row(run: "Run", problems: list[str]) -> list[str]:
 
 def _figures(run: "Run", problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The newest figures of the best checkpoint by both protocols; empty where there are none."""
-    from lumenspark.evaluation.records import read_evaluations
+    from lumenspark.evaluation.records import of_weights, read_evaluations
+    from lumenspark.files import weights_digest
+    from lumenspark.training.checkpoint import checkpoint_step
 
     try:
         entries = read_evaluations(run.path)
-        step = _best_step(run) if entries else None
+        if entries:
+            best = run.checkpoint("best")
+            entries = of_weights(entries, "best", weights_digest(best), checkpoint_step(best))
     except UserError as error:
         problems.append(str(error))
         return {}, {}
-    of_best = [e for e in entries if (e["checkpoint"], e.get("step")) == ("best", step)]
-    card, strided = ([e for e in of_best if e["protocol"] == p] for p in ("card", "strided"))
+    card, strided = ([e for e in entries if e["protocol"] == p] for p in ("card", "strided"))
     return card[-1] if card else {}, strided[-1] if strided else {}
-
-
-def _best_step(run: "Run") -> int:
-    from lumenspark.training.checkpoint import checkpoint_step
-
-    return checkpoint_step(run.checkpoint("best"))
 
 
 def _figure(value: Any, digits: int = 4) -> str:
