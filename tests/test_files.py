@@ -149,3 +149,13 @@ def test_weights_are_known_by_their_digest(tmp_path: Path) -> None:
     assert weights_digest(tmp_path) == before
     (tmp_path / "model.safetensors").write_bytes(b"Weights")
     assert weights_digest(tmp_path) != before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such pipes there")
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "page.html"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="a device or a pipe") as raised:
+        write_file(pipe, "content")
+    assert raised.value.filename == str(pipe)
+    assert pipe.is_fifo()

@@ -4,6 +4,7 @@ What is being written has a temporary name, and its process holds a lock on it. 
 that lock when the process ends, however it ends, so a temporary file without one is a leftover.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -66,8 +67,11 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Write ``content`` to a temporary name in the same folder, flush it to disk, rename it.
 
     Whatever happens, ``path`` holds either its old content or all of the new one. Raises OSError
-    (disk full, folder not writable), which names ``path``, with the old file untouched.
+    (disk full, folder not writable), which names ``path``, with the old file untouched. A device or
+    a pipe is refused, since the file would take its place.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a device or a pipe, where a file is written", str(path))
     data = content.encode() if isinstance(content, str) else content
     try:
         if path.exists() and not path.is_file() and not path.is_dir():

@@ -1,5 +1,6 @@
 """Preparing a corpus: the ids, the cache, and what happens when something is wrong."""
 
+import hashlib
 import json
 import os
 import random
@@ -357,6 +358,20 @@ def test_an_entry_that_is_not_what_was_written_is_made_again_and_that_is_said(
     )
     assert {path.name: path.read_bytes() for path in second.folder.iterdir()} == whole
     assert names(first.folder.parent) == [first.folder.name]
+
+
+def test_an_entry_of_another_format_is_made_again_under_the_digest_that_runs_know(
+    folder: Path,
+) -> None:
+    first = prepared(folder)
+    corpus = open_corpus(str(folder)).digest()
+    since_the_first_version = json.dumps([1, corpus, "byte-level BPE, NFKC, 300", "drop"])
+    assert first.digest == hashlib.sha256(since_the_first_version.encode()).hexdigest()
+    meta = first.folder / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text("utf-8")) | {"format": 1}), "utf-8")
+    said: list[str] = []
+    assert prepared(folder, report=said.append).digest == first.digest
+    assert said[0].endswith("are made again: another version of lumenspark wrote them")
 
 
 def test_the_same_text_gives_the_same_files_anywhere(folder: Path, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from lumenspark.training.run import list_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-KILLS = {"plain": 50, "teachers": 25, "sweep": 25}
+KILLS = {"plain": 66, "teachers": 24, "sweep": 10}
 SETTINGS = SMALL | {
-    "train.steps": 24,
+    "train.steps": 12,
     "train.log_every": 3,
     "train.average": 0.9,
     "model.dropout": 0.1,
@@ -34,7 +34,7 @@ SETTINGS = SMALL | {
     "model.num_attention_heads": 1,
     "tokenizer.vocab_size": 300,
 }
-TEACHERS = {"distill.teachers": 1, "distill.steps": 12, "distill.samples": 4}
+TEACHERS = {"distill.teachers": 1, "distill.steps": 6, "distill.samples": 4}
 RATES = {"optim.muon_lr": [0.01, 0.04]}
 TIMINGS = {"seconds", "tokens_per_second"}
 Work = Callable[[], object]
@@ -126,7 +126,7 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(
         number += 1
         runs = tmp_path / f"killed-{number}"
         monkeypatch.setenv("LUMENSPARK_RUNS", str(runs))
-        for _ in range(5):  # each goes on where the one before was killed
+        for _ in range(8):  # each goes on where the one before was killed
             kills += killed_after(go_on(kind, text_folder), moments.uniform(0.0, 0.8 * length))
         assert finishes(go_on(kind, text_folder))
         assert by_role(runs) == whole

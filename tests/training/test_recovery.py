@@ -348,3 +348,13 @@ def test_trials_and_teachers_are_told_apart(text_folder: Path, own_runs: Path) -
     markers = own_runs.glob("sweeps/*/trial-*/**/best/complete.json")
     origins = [json.loads(marker.read_text())["run"] for marker in markers]
     assert len(origins) == len(set(origins)) == 6
+
+
+def test_a_run_whose_validation_is_never_a_number_has_its_end(
+    text_folder: Path, own_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumenspark.training.loop.card_loss", lambda *_, **__: (math.nan, 1))
+    run = pipeline.train(small(text_folder), reporter=Collected())
+    assert read_marker(run.checkpoint("best")).step == 4, "of the first validation"
+    assert (run.path / "README.md").is_file()
+    assert pipeline.resume(run.id, reporter=Collected()).path == run.path

@@ -169,6 +169,20 @@ def test_a_text_that_changed_is_noticed_without_an_environment(
         pipeline.resume(str(copied), reporter=Collected())
 
 
+def test_ids_that_are_read_in_another_way_than_when_the_run_began_are_noticed(
+    copied: Path, text_folder: Path
+) -> None:
+    """Under the same digest: earlier versions learned byte-order marks, for example."""
+    longer(copied, text_folder)
+    file = copied / "environment.json"
+    environment = json.loads(file.read_text())
+    environment["corpus"]["tokens"]["train"] += 2
+    file.write_text(json.dumps(environment))
+    with pytest.raises(UserError, match="has changed since it began"):
+        pipeline.resume(str(copied), reporter=Collected())
+    assert read_marker(copied / "checkpoints" / "last").step == 12
+
+
 def test_evaluations_that_are_damaged_are_put_aside(copied: Path) -> None:
     (copied / "evaluation.json").write_text("{no")
     pipeline.resume(str(copied), reporter=Collected())

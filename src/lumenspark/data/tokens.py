@@ -44,7 +44,8 @@ from lumenspark.files import (
     write_json,
 )
 
-FORMAT = 2  # raise it when the same corpus and settings give other files
+FORMAT = 2  # of an entry's files; an entry of another format is made again
+IDS = 1  # raise it when the same corpus and settings give other ids: no run goes on with them
 HEADINGS = ("drop", "keep")
 BATCH = 1 << 20  # characters that are encoded at once, on all cores
 REPORT_EVERY = 50_000_000  # bytes
@@ -142,7 +143,7 @@ def prepare(
         settings = f"byte-level BPE, NFKC, {vocab_size}"
     else:
         settings = f"{existing[1]} {existing[0].to_str()}"
-    identity = json.dumps([FORMAT, corpus.digest(), settings, headings])
+    identity = json.dumps([IDS, corpus.digest(), settings, headings])
     digest = hashlib.sha256(identity.encode()).hexdigest()
     entries = (cache or cache_folder()) / "tokens"
     folder = entries / digest[:16]
@@ -328,6 +329,8 @@ def _what_is_wrong(folder: Path, digest: str, every_byte: bool = False) -> str |
         return "meta.json is missing"
     try:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        if meta["format"] != FORMAT:
+            return "another version of lumenspark wrote them"
         if _meta_digest({key: meta[key] for key in meta if key != "sha256"}) != meta["sha256"]:
             return "meta.json is not what was written"
         if meta["digest"] != digest:

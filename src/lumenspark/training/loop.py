@@ -309,7 +309,8 @@ class Trainer:
         loss = self._validation_loss()
         self._write({"validation_loss": loss, "seconds": self._seconds()})
         best = math.inf if state.best_loss is None else state.best_loss
-        better = loss < best  # false where the loss is not a number
+        # Without a loss that is a number the first weights stay, so that the run has an end.
+        better = loss < best or not os.path.lexists(self.run.checkpoints / "best")
         note = "the best so far" if better else f"best {best:.4f}, at step {state.best_step}"
         self.reporter.say(f"step {state.step}  validation loss {loss:.4f} ({note})")
         # Steps that are done again find their own results in best, and patience has not seen them.
