@@ -347,11 +347,19 @@ def test_two_processes_do_not_share_a_sweep(text_folder: Path, own_runs: Path) -
         small_sweep(text_folder, vary=RATES, seeds=1, train__steps=2)
 
 
-def test_results_that_somebody_changed(text_folder: Path, own_runs: Path) -> None:
-    small_sweep(text_folder, vary=RATES, seeds=1, train__steps=2)
-    (only_sweep(own_runs) / "results.jsonl").write_text("{no\n")
-    with pytest.raises(UserError, match="is damaged"):
-        small_sweep(text_folder, vary=RATES, seeds=1, train__steps=2)
+@pytest.mark.parametrize("bad", ["{no", "[]", '{"number": 1}', "\0" * 9])
+def test_results_with_a_line_that_cannot_be_read_lose_no_other_trial(
+    text_folder: Path, own_runs: Path, bad: str
+) -> None:
+    before = small_sweep(text_folder, vary=RATES, seeds=1, train__steps=2)
+    results = only_sweep(own_runs) / "results.jsonl"
+    whole = results.read_text().splitlines()
+    results.write_text("\n".join([bad, *whole[1:]]) + "\n")
+    again = small_sweep(text_folder, vary=RATES, seeds=1, train__steps=2)
+    assert [trial.mean for trial in again] == [trial.mean for trial in before]
+    assert (results.parent / "damaged-results.jsonl").read_text().startswith(bad)
+    assert results.read_text().splitlines()[1:] == whole[1:], "these are not trained again"
+    assert len(results.read_text().splitlines()) == len(whole)
 
 
 def test_runs_that_cannot_be_written(

@@ -160,7 +160,9 @@ class _Running:
 
     def run(self) -> list[Trial]:
         results = self.folder / "results.jsonl"
-        finished = read_trials(results)
+        finished, problem = read_trials(results)
+        if problem is not None:
+            self.reporter.say(f"{problem} (kept as {set_aside(results).name})")
         for trial in finished:
             _keep_the_best_only(trial)  # it may have been killed before it did
             self.done |= {_key(trial.values, each.seed): each for each in trial.trainings}
@@ -172,7 +174,7 @@ class _Running:
         for number in range(1, self.search.count + 1):
             trials.append(self._trial(number, self.search.propose()))
             self.search.learn(trials[-1])
-            if number > len(finished):
+            if problem is not None or number > len(finished):
                 write_trials(results, trials)
                 _keep_the_best_only(trials[-1])
         return trials

@@ -59,7 +59,7 @@ def only_sweep(runs: Path) -> Path:
 
 
 def results(runs: Path) -> list[Trial]:
-    return read_trials(only_sweep(runs) / "results.jsonl")
+    return read_trials(only_sweep(runs) / "results.jsonl")[0]
 
 
 def assert_same_end(one: Path, other: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from lumenspark.errors import reading
+from lumenspark.errors import UserError, reading
 from lumenspark.files import write_file
 
 
@@ -86,13 +86,25 @@ def write_trials(file: Path, trials: Iterable[Trial]) -> None:
     write_file(file, "".join(json.dumps(asdict(trial)) + "\n" for trial in trials))
 
 
-def read_trials(file: Path) -> list[Trial]:
+def read_trials(file: Path) -> tuple[list[Trial], str | None]:
     """What :func:`write_trials` wrote; nothing where there is no such file.
 
-    Raises UserError where somebody has changed it.
+    Lines that cannot be read are passed over, and the second value says so in one sentence.
     """
     if not os.path.lexists(file):
-        return []
-    with reading(file, "it is damaged, so delete its folder to begin anew"):
-        lines = file.read_bytes().splitlines()
-        return [TypeAdapter(Trial).validate_json(line, strict=True) for line in lines]
+        return [], None
+    trials: list[Trial] = []
+    problem = None
+    lines: list[bytes] = []
+    try:
+        with reading(file, "what it lacks is trained again"):
+            lines = file.read_bytes().splitlines()
+    except UserError as error:
+        problem = str(error)
+    for number, line in enumerate(lines, 1):
+        try:
+            with reading(f"line {number} of {file}", "its trial is trained again"):
+                trials.append(TypeAdapter(Trial).validate_json(line, strict=True))
+        except UserError as error:
+            problem = problem or str(error)
+    return trials, problem
