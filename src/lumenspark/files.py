@@ -74,10 +74,7 @@ def write_file(path: Path, content: str | bytes) -> None:
         raise OSError(errno.EINVAL, "it is a device or a pipe, where a file is written", str(path))
     data = content.encode() if isinstance(content, str) else content
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(data)  # a device or a pipe, such as /dev/stdout, has to stay one
-        else:
-            _replace(path, data)
+        _replace(path, data)
     except OSError as error:  # that of a full disk names no file, others the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from error
 
