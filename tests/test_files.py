@@ -100,7 +100,7 @@ with files.temporary_folder(folder, ".making-") as made:
 
 
 def test_leftovers_of_the_killed_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
-    mine = tmp_path / ".hidden"
+    mine = tmp_path / ".env.template"
     mine.write_text("not temporary")
     command = [sys.executable, "-c", IN_THE_MIDDLE, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -26,8 +26,9 @@ except ImportError:  # Windows, where a file that is open cannot be deleted anyw
 WAIT_FOR_LOCK = 60.0  # seconds; what is done under such a lock takes milliseconds
 LARGE = 256 * 2**20  # bytes of a file that a sample stands for: reading it all takes a second
 _PIECES, _PIECE = 64, 2**20
-# .evaluation.json.k3x9_2ab, .saving-k3x9_2ab: what tempfile adds has eight characters.
-_TEMPORARY = re.compile(r"\..*[.-][a-z0-9_]{8}")
+# .evaluation.json.k3x9_2ab, .saving-k3x9_2ab: what tempfile adds has eight characters. Not
+# .env.template.
+_TEMPORARY = re.compile(r"\.(.+\.(json|jsonl|md|svg|html|yaml|bin|txt)\.|.+-)[a-z0-9_]{8}")
 
 
 @contextmanager

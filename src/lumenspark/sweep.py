@@ -164,7 +164,7 @@ class _Running:
         if problem is not None:
             self.reporter.say(f"{problem} (kept as {set_aside(results).name})")
         for trial in finished:
-            _keep_the_best_only(trial)  # it may have been killed before it did
+            _keep_the_best_only(self.folder, trial)  # it may have been killed before it did
             self.done |= {_key(trial.values, each.seed): each for each in trial.trainings}
         self.reporter.say(
             f"sweep {self.folder.name}: {self.search.count} trials with {len(self.seeds)} seeds "
@@ -176,7 +176,7 @@ class _Running:
             self.search.learn(trials[-1])
             if problem is not None or number > len(finished):
                 write_trials(results, trials)
-                _keep_the_best_only(trials[-1])
+                _keep_the_best_only(self.folder, trials[-1])
         return trials
 
     def _trial(self, number: int, values: dict[str, Any]) -> Trial:
@@ -202,7 +202,7 @@ class _Running:
         started = time.monotonic()
         chosen = ", ".join(f"{key} {value}" for key, value in values.items())
         self.reporter.say(f"trial {number} of {self.search.count}, seed {seed}: {chosen}")
-        run = Run(self.folder / f"trial-{number:03d}-seed-{seed}")
+        run = _run_of(self.folder, number, seed)
         goes_on = _goes_on(run)
         reporter = _Indented(self.reporter.console)
         setup = set_up(run.recipe() if goes_on else self._recipe(values, seed), reporter)
@@ -292,10 +292,16 @@ def _lay_out(run: Run, setup: Setup) -> None:
     make_run(run.path, setup.recipe, {"run": identity} | environment)
 
 
-def _keep_the_best_only(trial: Trial) -> None:
+def _run_of(folder: Path, number: int, seed: int) -> Run:
+    """Where a trial trains with a seed. What ``results.jsonl`` says of it may be another folder."""
+    return Run(folder / f"trial-{number:03d}-seed-{seed}")
+
+
+def _keep_the_best_only(folder: Path, trial: Trial) -> None:
     """Delete what a trial's trainings could be resumed from: it is larger than the models."""
     for training in trial.trainings:
-        for checkpoints in Path(training.run).rglob("checkpoints"):  # its teachers' too
+        run = _run_of(folder, trial.number, training.seed)
+        for checkpoints in run.path.rglob("checkpoints"):  # its teachers' too
             prune_checkpoints(checkpoints, keep=0)
             delete(checkpoints / "last")
 

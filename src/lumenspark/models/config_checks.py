@@ -48,7 +48,7 @@ def check_floats(config: Any, **ranges: tuple[float, float]) -> None:
     """Raises ValueError for what is no number from ``lowest`` up to but without ``end``."""
     for name, (lowest, end) in ranges.items():
         value = getattr(config, name)
-        if type(value) not in (int, float) or not lowest <= value < end:
+        if type(value) is not float or not lowest <= value < end:
             limits = f"from {lowest:g}" if end == math.inf else f"from {lowest:g} to below {end:g}"
             raise ValueError(f"{name}={quoted(value)} must be a number {limits}")
 

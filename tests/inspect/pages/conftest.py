@@ -32,6 +32,7 @@ def expect(browser: Any) -> Any:
     """Playwright's assertions, which wait for a while until they hold."""
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=30_000)  # as long as its other waits; a busy machine draws late
     return expect
 
 
