@@ -247,8 +247,15 @@ def check_generation(model: Any, tokenizer: Any) -> None:
 
 
 def _load_tokenizer(source: ModelFolder, model: Any, trust_remote_code: bool) -> Any:
-    from lumenspark.data.tokenizer import read_tokenizer
+    from lumenspark.data.tokenizer import has_tokenizer, read_tokenizer
+    from lumenspark.models.old_checkpoints import gpt2_tokenizer, has_gpt2_entries, is_old_config
 
+    is_old = is_old_config(source.config) and has_gpt2_entries(model.config)
+    if is_old and not has_tokenizer(source.path):
+        try:
+            return gpt2_tokenizer()
+        except ValueError as error:
+            raise UserError(str(error)) from error
     tokenizer = read_tokenizer(source.path, model.config, trust_remote_code)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     added = set(tokenizer.get_added_vocab())

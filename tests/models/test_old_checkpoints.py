@@ -346,6 +346,14 @@ def test_the_documents_example_runs_with_gpt_2s_tokenizer(
     assert len(made) > len("The future of AI is\n")
 
 
+def test_by_name_it_gets_gpt_2s_tokenizer_too(tmp_path: Path) -> None:
+    write_old(tmp_path / "old", more=FROM_TRANSFORMERS, vocab_size=50257, seq_length=128, depth=1)
+    put_in_the_hubs_cache(tmp_path / "hub", "openai-community/gpt2", PINNED)
+    arguments = ["generate", "old", "The", "--max-new-tokens", "4"]
+    program = f"import sys; from lumenspark.cli import run; sys.exit(run({arguments}))"
+    assert run_offline(program, tmp_path).startswith("The")
+
+
 @pytest.mark.slow
 def test_without_gpt_2s_tokenizer_it_says_what_to_do(tmp_path: Path) -> None:
     """Half of it in the cache, or another one under its name, is none."""

@@ -188,7 +188,7 @@ def read_tokenizer(folder: Path, config: Any = None, trust_remote_code: bool = F
     if not folder.is_dir():
         raise UserError(f"there is no tokenizer in {folder}: name a folder with a tokenizer.json")
     check_files(folder)
-    if not (trust_remote_code or any(_FILES.match(path.name) for path in folder.iterdir())):
+    if not (trust_remote_code or has_tokenizer(folder)):
         raise UserError(
             f"there is no tokenizer in {folder}: save one there (tokenizer.save_pretrained)"
         )
@@ -208,6 +208,11 @@ def read_tokenizer(folder: Path, config: Any = None, trust_remote_code: bool = F
     if not known:  # made up from a config.json alone
         raise UserError(f"there is no tokenizer in {folder}: it needs a tokenizer.json")
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds files of a tokenizer."""
+    return any(_FILES.match(path.name) for path in folder.iterdir())
 
 
 def document_frame(tokenizer: "PreTrainedTokenizerFast") -> tuple[list[int], list[int]]:

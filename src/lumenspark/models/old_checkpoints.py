@@ -109,7 +109,7 @@ def gpt2_tokenizer() -> Any:
         raise ValueError(
             "this checkpoint of lumenspark 0.1 has no tokenizer beside it and needs that of GPT-2, "
             f"which is not in the cache and cannot be had from the hub now: run `hf download "
-            f"{GPT2_NAMES[0]} vocab.json merges.txt` once with a network, or pass tokenizer="
+            f"{GPT2_NAMES[0]} vocab.json merges.txt` once with a network, or save one beside it"
         )
     return found
 
