@@ -87,6 +87,9 @@ def test_a_field_may_be_large_and_a_list_longer_than_a_chunk(tmp_path: Path) -> 
     assert documents(str(tmp_path / "json")) == texts
 
 
+CUT_SHORT = gzip.compress(b"text", mtime=0)[:-9]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -103,7 +106,7 @@ def test_a_field_may_be_large_and_a_list_longer_than_a_chunk(tmp_path: Path) -> 
         ("train.csv", "text\n".encode("utf-16"), r"train\.csv looks like UTF-16"),
         ("train.txt", "text".encode("utf-16-le"), r"train\.txt is full of zero bytes, so it looks"),
         ("train.txt.gz", b"no gzip", r"train\.txt\.gz cannot be read \(Not a gzipped file"),
-        ("train.txt.gz", gzip.compress(b"text", mtime=0)[:-9], r"cannot be read \(Compressed file ended"),
+        ("train.txt.gz", CUT_SHORT, r"cannot be read \(Compressed file ended"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(
