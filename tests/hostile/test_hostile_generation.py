@@ -395,6 +395,7 @@ CONFIGS: list[dict[str, Any]] = [
     {"stop_strings": ["t", "\x00"]},
     {"eos_token_id": [1, 5], "pad_token_id": 3},
     {"prompt_lookup_num_tokens": 3},
+    {"assistant_early_exit": 1},
 ]
 
 
@@ -403,8 +404,6 @@ CONFIGS: list[dict[str, Any]] = [
 def test_one_text_comes_whatever_is_saved_with_the_model(name: str, config: dict[str, Any]) -> None:
     """In its generation_config.json: it may speak of beams, of full outputs, of methods by code."""
     tokenizer = kinds.byte_level()
-    if name == "rwkv" and "prompt_lookup_num_tokens" in config:
-        pytest.skip("its state cannot be taken back, and transformers says so")
     torch.manual_seed(0)
     if name == "lumiere":
         settings = LumiereConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **TINY)

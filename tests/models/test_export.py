@@ -47,6 +47,9 @@ def test_low_rank_attention_refuses(model: Model, tmp_path: Path, tokens: int) -
             torch.jit.trace(asked, ids)
     with pytest.raises(ValueError, match=SENTENCE):
         torch.export.export(model, (ids,), strict=False)
+    positions = torch.arange(ids.shape[1])[None]
+    with pytest.raises(ValueError, match=SENTENCE):
+        torch.export.export(model, (ids,), {"position_ids": positions}, strict=False)
     with pytest.raises(ValueError, match=SENTENCE):
         torch.onnx.export(model, (ids,), str(tmp_path / "model.onnx"), dynamo=False)
     assert not (tmp_path / "model.onnx").exists()

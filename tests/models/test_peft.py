@@ -137,6 +137,28 @@ def test_prompt_tuning(model: Model, ids: Tensor, tmp_path: Path) -> None:
     assert torch.equal(loaded.generate(input_ids=ids[:, :4], max_new_tokens=5), made)
 
 
+def assert_generates_what_it_computes(adapted: Any, ids: Tensor) -> None:
+    """Greedy text, with a cache, up to the end of the context; past it a sentence says why not."""
+    context, virtual = adapted.config.max_position_embeddings, 3
+    new = context - virtual - ids.shape[1]
+    settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 2}
+    made = adapted.generate(input_ids=ids, max_new_tokens=new, **settings)
+    with torch.no_grad():
+        likeliest = adapted(input_ids=made[:, :-1]).logits[:, ids.shape[1] - 1 :].argmax(-1)
+    assert torch.equal(made[:, ids.shape[1] :], likeliest[:, -new:])
+    for mask in (torch.ones_like(ids), 1 - torch.eye(*ids.shape, dtype=torch.long)):
+        with pytest.raises(ValueError, match=r"context length .* \(peft\), ask for fewer"):
+            adapted.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=2 * context, **settings
+            )
+
+
+@both_families
+def test_text_after_a_learned_prompt(model: Model, ids: Tensor) -> None:
+    adapted = get_peft_model(model, PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    assert_generates_what_it_computes(adapted.eval(), ids[:, :4])
+
+
 @dense_attention
 def test_prefix_tuning(model: Model, ids: Tensor) -> None:
     adapted = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
@@ -144,7 +166,7 @@ def test_prefix_tuning(model: Model, ids: Tensor) -> None:
     losses = train(adapted, ids)
     assert losses[-1] < losses[0]
     assert not torch.allclose(adapted(input_ids=ids).logits, before, atol=1e-3)
-    assert adapted.generate(input_ids=ids[:, :4], max_new_tokens=5).shape[0] == 3
+    assert_generates_what_it_computes(adapted, ids[:, :4])
 
 
 @pytest.mark.parametrize("family", ["lumenspark"])
@@ -153,3 +175,5 @@ def test_prefix_tuning_of_low_rank_attention_is_refused(model: Model, ids: Tenso
     adapted = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
     with pytest.raises(ValueError, match=r"low-rank attention .* prefix tuning"):
         adapted(input_ids=ids)
+    with pytest.raises(ValueError, match=r"low-rank attention .* prefix tuning"):
+        adapted.generate(input_ids=ids)

@@ -29,6 +29,8 @@ ONE_TEXT: dict[str, Any] = {
     "return_dict_in_generate": False,
     "penalty_alpha": None,
     "dola_layers": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
 }
 
 

@@ -78,6 +78,11 @@ class LumensparkCache(Cache):
         super().__init__(layers=[LowRankCacheLayer() for _ in range(layers)])
 
     @property
+    def max_cache_len(self) -> int:
+        """-1, as for caches that grow: no limit."""
+        return -1
+
+    @property
     def nbytes(self) -> int:
         """Bytes held now."""
         return sum(layer.state.nbytes for layer in self.layers if layer.state is not None)

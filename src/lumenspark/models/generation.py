@@ -225,6 +225,9 @@ class TextGenerationMixin(GenerationMixin):
         if mask is None:  # transformers leaves it out where nothing is padded
             mask = input_ids.new_ones(len(input_ids), max(input_ids.shape[1], past + fed))
         context = self.config.max_position_embeddings
+        counted = attention_mask if attention_mask is not None else kwargs.get("position_ids")
+        if past and past + fed > context and counted is not None:
+            _check_all_is_text(counted.shape[-1], past + fed, context)
         kept = keep_newest_half(mask, context)
         if kept is not mask and inputs_embeds is not None:
             raise ValueError(
@@ -235,15 +238,13 @@ class TextGenerationMixin(GenerationMixin):
             # A row was cut and its positions have moved: every row's window is encoded again.
             empty_cache(past_key_values)
             past = 0
-            if kept.shape[1] - first_column(kept) > input_ids.shape[1]:
-                raise ValueError(
-                    "tokens that are known by their cache alone cannot go past the context length "
-                    f"{context}: give all input_ids, and no prefill_chunk_size"
-                )
+            _check_all_is_text(input_ids.shape[1], kept.shape[1] - first_column(kept), context)
         if past == 0:
             fed = kept.shape[1] - first_column(kept)
+        counts_itself = attention_mask is None and kept is mask and "position_ids" in kwargs
         kept = kept[:, -(past + fed) :]
-        kwargs["position_ids"] = positions_from_mask(kept)[:, -fed:]
+        if not counts_itself:  # peft moves those of transformers past a prefix that it learned
+            kwargs["position_ids"] = positions_from_mask(kept)[:, -fed:]
         return super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=fed,
@@ -284,6 +285,16 @@ def _check_tokens(ids: Tensor, mask: Tensor | None) -> None:
         raise ValueError(
             f"the attention mask has {mask.shape[1]} columns for {ids.shape[1]} tokens: it must "
             "have one for each"
+        )
+
+
+def _check_all_is_text(text: int, known: int, context: int) -> None:
+    """Raises ValueError where ``known`` tokens, of which ``text`` are text, are to be cut."""
+    if known > text:
+        raise ValueError(
+            "tokens that are known by their cache alone cannot go past the context length "
+            f"{context}: give all input_ids, and no prefill_chunk_size; of a prompt or prefix that "
+            "was learned (peft), ask for fewer new tokens"
         )
 
 

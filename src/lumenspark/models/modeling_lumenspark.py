@@ -294,6 +294,7 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
             return super().attention_mask(
                 inputs_embeds, attention_mask, past_key_values, position_ids
             )
+        refuse_export()
         if past_key_values is not None and not isinstance(past_key_values, LumensparkCache):
             raise ValueError(
                 f"low-rank attention keeps its state in a LumensparkCache, not in a "
