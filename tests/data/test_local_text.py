@@ -190,6 +190,14 @@ def test_what_is_left_out_is_said_with_names_and_counts(tmp_path: Path) -> None:
     assert left_out(write(tmp_path / "all", {"a.txt": "x"})) is None
 
 
+def test_what_is_left_out_is_said_before_a_split_is_missed(tmp_path: Path) -> None:
+    source = write(tmp_path, {"train.txt": "x", "checking.txt": "y"})
+    said: list[str] = []
+    with pytest.raises(UserError, match="no validation split"):
+        prepare(open_corpus(source), needed=("train", "validation"), report=said.append)
+    assert said == ["left out: 1 file (checking.txt)"]
+
+
 def test_a_cloned_data_set_is_read_without_what_describes_it(tmp_path: Path) -> None:
     about = ["README.md", "LICENSE.txt", "LICENCE", "CHANGELOG.md", "NOTICE.txt", "CITATION.cff"]
     about += ["README_zh.md", "license-mit.txt", "dataset_infos.json", "script.py"]

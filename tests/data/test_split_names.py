@@ -16,6 +16,7 @@ from lumenspark.errors import UserError
         ("train", "train-00000-of-00002 c4-train.00000-of-00512 shard_train_000 train(1)"),
         ("train", "TinyStoriesV2-GPT4-train train-v1.1 trainSet X_train train_10M train-clean-100"),
         ("validation", "valid val dev devel validation openwebtext_val my-corpus.dev val_split"),
+        ("validation", "validate corpus_validate"),
         ("test", "test testing tst Test2 XTest testset test-set testdata"),
         (EITHER, "eval evaluation holdout heldout held-out Held_Out my.eval eval-00000-of-00001"),
         (None, "devotion contest latest strain medieval interval greatest pretrain 2024 ''"),

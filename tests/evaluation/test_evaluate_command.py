@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -52,6 +53,53 @@ def test_the_field_and_the_part_of_a_set_can_be_named(run: Path, tmp_path: Path)
     assert lumenspark([*arguments, "--config", "small", "--text-field", "body"]) == 0
     (entry,) = read_evaluations(run)
     assert entry["bytes"] == len("Water boils .")
+
+
+def test_figures_of_parts_and_fields_of_a_set_stand_beside_each_other(
+    run: Path, tmp_path: Path
+) -> None:
+    for part, text in (("small", "Water boils ."), ("large", "The lid of a kettle is hot .")):
+        folder = tmp_path / "set" / part
+        folder.mkdir(parents=True)
+        row = json.dumps({"text": text, "title": f"{text} A pot"})
+        (folder / "test.jsonl").write_text(row + "\n")
+    write_card(run)
+    ways = [(part, field) for part in ("small", "large") for field in ("text", "title")]
+    for part, field in [*ways, ways[0]]:
+        options = ["--data", str(tmp_path / "set"), "--config", part, "--text-field", field]
+        assert lumenspark(["evaluate", str(run), *options]) == 0
+    entries = read_evaluations(run)
+    assert [(entry["config"], entry["text_field"]) for entry in entries] == [*ways[1:], ways[0]]
+    card = (run / "README.md").read_text(encoding="utf-8")
+    for row in (
+        "| set, configuration small | test |",
+        "| set, configuration large, field title | test |",
+    ):
+        assert card.count(row) == 1
+    assert check_card(run) == []
+
+
+def test_figures_are_kept_where_they_cannot_be_printed(
+    run: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_card(run)
+    reader, writer = os.pipe()
+    os.close(reader)  # as after `| head`
+    with monkeypatch.context() as patch, os.fdopen(writer, "w", buffering=1) as pipe:
+        patch.setattr(sys, "stdout", pipe)
+        lumenspark(["evaluate", str(run), "--data", corpus.name])
+    (entry,) = read_evaluations(run)
+    assert f"{entry['bits_per_byte']:.4f}" in path.read_text(encoding="utf-8")
+
+
+def test_figures_are_printed_where_they_cannot_be_kept(
+    run: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "evaluation.json").write_text("[")
+    assert lumenspark(["evaluate", str(run), "--data", corpus.name]) == 2
+    printed = capsys.readouterr()
+    assert "bits per byte" in printed.out
+    assert "evaluation.json cannot be read" in printed.err
 
 
 @pytest.mark.parametrize("option", ["layout", "text-field", "config", "revision"])

@@ -90,25 +90,27 @@ def main(arguments: list[str]) -> None:
             stride=options.stride,
             progress=progress,
         )
-    print(json.dumps(figures.to_dict(), indent=2) if options.json else describe(figures))
-    if run is not None:
-        folder, checkpoint = run.path, options.checkpoint
-    elif Path(options.model).is_dir():
-        folder, checkpoint = Path(options.model), options.model
-    else:  # a model on the hub
-        folder = runs_folder() / "evaluations" / options.model.replace("/", "--")
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = options.model
-    store(
-        folder,
-        figures,
-        checkpoint=checkpoint,
-        step=weights.step,
-        weights=weights.digest,
-        command=shlex.join(["lumenspark", "evaluate", *arguments]),
-    )
-    if run is not None:
-        update_card(run.path, options.checkpoint)
+    try:  # printed where they cannot be kept, and kept where they cannot be printed
+        if run is not None:
+            folder, checkpoint = run.path, options.checkpoint
+        elif Path(options.model).is_dir():
+            folder, checkpoint = Path(options.model), options.model
+        else:  # a model on the hub
+            folder = runs_folder() / "evaluations" / options.model.replace("/", "--")
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint = options.model
+        store(
+            folder,
+            figures,
+            checkpoint=checkpoint,
+            step=weights.step,
+            weights=weights.digest,
+            command=shlex.join(["lumenspark", "evaluate", *arguments]),
+        )
+        if run is not None:
+            update_card(run.path, options.checkpoint)
+    finally:
+        print(json.dumps(figures.to_dict(), indent=2) if options.json else describe(figures))
 
 
 def asked_corpus(options: Arguments, run: "Run | None") -> "Corpus":

@@ -49,6 +49,8 @@ class Corpus(ABC):
         layout: ``plain``, or ``wikitext`` (a document is an article, with its headings).
         hub_id: the data set on the hub, None for anything else.
         revision: the hub commit, resolved.
+        config: the hub configuration, or the folder inside a local one, that was asked for.
+        text_field: the field or column that holds the text, in rows.
         license: as the source names it, None when it does not.
         language: ISO 639-1 code, None when the source names none or several.
         left_out: what lies there and is not read, by name: files, or splits of a hub set (which
@@ -59,6 +61,8 @@ class Corpus(ABC):
     layout: str
     hub_id: str | None = None
     revision: str | None = None
+    config: str | None = None
+    text_field: str = "text"
     license: str | None = None
     language: str | None = None
     left_out: tuple[str, ...] = ()

@@ -51,12 +51,12 @@ class HubSet(Corpus):
         self.hub_id = hub_id
         self.revision = revision
         self.layout = layout
-        self._config = config
-        self._text_field = text_field
+        self.config = config
+        self.text_field = text_field
         self._streaming = streaming
 
     def digest(self) -> str:
-        parts = (self.hub_id, self._config, self.revision, self.layout, self._text_field)
+        parts = (self.hub_id, self.config, self.revision, self.layout, self.text_field)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def splits(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class HubSet(Corpus):
         # what fails is the connection where the set is streamed, else the hub's cache
         rows = guarded(self._sets[split], f"{self.name}, {split}", "try again")
         for number, row in enumerate(rows, start=1):
-            text = row_text(row, self._text_field, f"{self.name}, {split}, row {number}")
+            text = row_text(row, self.text_field, f"{self.name}, {split}, row {number}")
             if text is not None:
                 yield text
 
@@ -113,7 +113,7 @@ class HubSet(Corpus):
         """The rows of each split, under our names for them."""
         assert self.hub_id is not None
         if not Path(self.hub_id).is_dir():  # `datasets` needs half a minute to see that all is lost
-            reach("dataset", self.hub_id, self.revision, self._config)
+            reach("dataset", self.hub_id, self.revision, self.config)
         found = self._load()
         sets: dict[str, Any] = {}
         for name, rows in sorted(found.items(), key=lambda item: item[0] not in SPLITS):
@@ -134,11 +134,11 @@ class HubSet(Corpus):
 
         try:
             found = load_dataset(
-                self.hub_id, self._config, revision=self.revision, streaming=self._streaming
+                self.hub_id, self.config, revision=self.revision, streaming=self._streaming
             )
             return {str(name): rows for name, rows in found.items()}
         except ConnectionError:
-            raise UserError(_offline("dataset", str(self.hub_id), self._config)) from None
+            raise UserError(_offline("dataset", str(self.hub_id), self.config)) from None
         # No such set or file in it; no such config; a set that is a program; no room for it; and
         # whatever else the code raises that reads files of strangers.
         except Exception as error:

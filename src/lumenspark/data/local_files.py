@@ -70,6 +70,7 @@ class LocalFiles(Corpus):
     named: dict[str, tuple[Path, ...]]
     text_field: str
     left_out: tuple[str, ...] = ()
+    config: str | None = None
     _seen: dict[Path, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def splits(self) -> tuple[str, ...]:
@@ -202,6 +203,7 @@ def open_files(source: str, layout: str, config: str | None, text_field: str) ->
         named={split: tuple(folder / path for path in paths) for split, paths in named.items()},
         text_field=text_field,
         left_out=tuple(map(str, left_out)),
+        config=config,
     )
     if layout == "auto":
         corpus.layout = "wikitext" if looks_like_wikitext(corpus.start()) else "plain"

@@ -29,6 +29,7 @@ _WORDS = {
     "training": "train",
     "trn": "train",
     "validation": "validation",
+    "validate": "validation",
     "valid": "validation",
     "val": "validation",
     "development": "validation",

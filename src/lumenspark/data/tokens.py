@@ -152,10 +152,11 @@ def prepare(
     if wrong:
         if folder.exists():
             say(f"the token ids in {folder} are made again: {wrong}")
-        _require(corpus, needed)
+        corpus.splits()  # a hub set does not know before what it leaves out
     if left_out := corpus.what_is_left_out():
         say(left_out)
     if wrong:
+        _require(corpus, needed)
         with writing_below(entries), temporary_folder(entries, ".preparing-") as temporary:
             tokenizer, frame = existing or _learn(corpus, vocab_size, headings, say)
             made = temporary / "made"

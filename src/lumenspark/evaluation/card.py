@@ -157,8 +157,8 @@ def _eval_results(entry: dict[str, Any]) -> list[EvalResult]:
         "context": entry["context"],
         "stride": entry["stride"],
     }
-    name, split = printable(sections.data_name(entry)), printable(entry["split"])
-    revision = entry.get("revision")
+    name, split = printable(sections.part_name(entry)), printable(entry["split"])
+    revision, config = entry.get("revision"), entry.get("config")
     label = printable(
         f"protocol {entry['protocol']}, context {entry['context']}, stride {entry['stride']}"
     )
@@ -166,8 +166,9 @@ def _eval_results(entry: dict[str, Any]) -> list[EvalResult]:
         EvalResult(
             task_type="text-generation",
             task_name="Text generation",
-            dataset_type=printable(entry.get("hub_id") or name),
+            dataset_type=printable(entry.get("hub_id") or sections.data_name(entry)),
             dataset_name=name,
+            dataset_config=printable(config) if config else None,
             dataset_split=split,
             dataset_revision=printable(revision) if revision else None,
             metric_type=metric_type,

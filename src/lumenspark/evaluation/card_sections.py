@@ -252,7 +252,7 @@ def evaluation(files: RunFiles) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|"
     )
     rows = "\n".join(
-        f"| {text(data_name(entry))} | {text(entry['split'])} | {text(entry['protocol'])} "
+        f"| {text(part_name(entry))} | {text(entry['split'])} | {text(entry['protocol'])} "
         f"| {entry['context']:d} | {entry['stride']:d} | {_figure(entry['loss'])} "
         f"| {_figure(entry['perplexity'])} | {_figure(entry['word_perplexity'])} "
         f"| {_figure(entry['bits_per_byte'])} | {entry['targets']:,} |"
@@ -276,7 +276,7 @@ def evaluation(files: RunFiles) -> str:
 def _notes(entries: list[dict[str, Any]]) -> str:
     """What the evaluations say about their figures."""
     return bullets(
-        ("Note", f"{text(data_name(entry))}, {text(entry['protocol'])}: {text(note)}.")
+        ("Note", f"{text(part_name(entry))}, {text(entry['protocol'])}: {text(note)}.")
         for entry in entries
         for note in entry.get("notes", ())
     )
@@ -423,6 +423,16 @@ def data_name(source: dict[str, Any]) -> str:
     """What the user called a corpus, but for where on a disk it was."""
     name = str(source.get("name") or source.get("data"))
     return name if source.get("hub_id") else _short(name)
+
+
+def part_name(entry: dict[str, Any]) -> str:
+    """:func:`data_name` and, of a set with several texts, which: its configuration and field."""
+    name, config = data_name(entry), entry.get("config")
+    field = entry.get("text_field") or "text"
+    names_a_config = entry.get("hub_id") and name == "wikitext-2"
+    if config and not names_a_config:
+        name += f", configuration {config}"
+    return name if field == "text" else f"{name}, field {field}"
 
 
 def _first(config: dict[str, Any], names: Iterable[str]) -> Any:

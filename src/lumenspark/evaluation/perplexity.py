@@ -124,6 +124,8 @@ def evaluate(
         data_digest=corpus.digest(),
         hub_id=corpus.hub_id,
         revision=corpus.revision,
+        config=corpus.config,
+        text_field=corpus.text_field,
         model_revision=getattr(model, "hub_revision", None),
         loss=loss,
         perplexity=math.exp(loss),

@@ -42,6 +42,8 @@ class Evaluation:
     dtype: str
     seconds: float
     notes: list[str]  # what a reader of the figures has to know, in sentences
+    config: str | None = None  # of the data set, where one was named
+    text_field: str = "text"  # of its rows
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,9 +61,9 @@ def store(
     """Add ``evaluation`` to ``evaluation.json`` in a run's folder.
 
     ``weights`` is the digest of those that were scored (:mod:`.weights`). One entry for them, each
-    checkpoint, data, split, protocol, context and stride: an older one is replaced. Others that
-    add to the file at the same time wait. Raises UserError where the file there is not what this
-    function writes.
+    checkpoint, data with its configuration and field, split, protocol, context and stride: an
+    older one is replaced. Others that add to the file at the same time wait. Raises UserError where
+    the file there is not what this function writes.
     """
     path = run_folder / "evaluation.json"
     entry = evaluation.to_dict() | {
@@ -147,7 +149,9 @@ def _size_in_words(evaluation: Evaluation) -> str:
 
 def _settings(entry: dict[str, Any]) -> tuple[Any, ...]:
     names = ("data", "split", "protocol", "context", "stride")
-    return tuple(entry[name] for name in names)
+    # Entries that earlier versions wrote do not say which part and field they are of.
+    part = (entry.get("config"), entry.get("text_field", "text"))
+    return (*(entry[name] for name in names), *part)
 
 
 def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
@@ -169,7 +173,7 @@ def _check_entry(entry: Any) -> None:
         _expect(entry, name, (int, float))
     for name in ("word_perplexity", "bits_per_byte"):
         _expect(entry, name, (int, float, NoneType))
-    for name in ("weights", "hub_id", "revision"):
+    for name in ("weights", "hub_id", "revision", "config", "text_field"):
         if name in entry:
             _expect(entry, name, (str, NoneType))
     datetime.fromisoformat(entry["finished_at"])
