@@ -17,7 +17,13 @@ from lumenspark.memory import (
     parameter_count,
     size,
 )
-from lumenspark.model_folder import CONFIG, GENERATION, ModelFolder, open_model_folder
+from lumenspark.model_folder import (
+    CONFIG,
+    GENERATION,
+    ModelFolder,
+    explain_other,
+    open_model_folder,
+)
 from lumenspark.model_hub import fetch, split_revision
 from lumenspark.quiet import quiet
 from lumenspark.training.run import model_source, runs_folder
@@ -67,7 +73,12 @@ def locate(
     Raises UserError for a name that leads nowhere.
     """
     bare, revision = split_revision(name, revision)
-    source = model_source(bare, checkpoint)
+    try:
+        source = model_source(bare, checkpoint)
+    except UserError:
+        if Path(bare).is_dir():
+            explain_other(Path(bare))
+        raise
     if Path(source).is_dir():
         if revision is not None:
             raise UserError(
@@ -205,7 +216,10 @@ def _check_report(source: ModelFolder, model: Any, report: dict[str, Any]) -> No
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:
             raise UserError(f"the weights in {path} lack {name}: {fix}")
+    quantised = getattr(model.config, "quantization_config", None) is not None
     for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and name in source.whole and not quantised:
+            raise UserError(f"{name} in {path} holds whole numbers, as no weights do: {fix}")
         if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.isfinite().all():
             raise UserError(
                 f"{name} in {path} holds numbers that are not finite, as after a training that "

@@ -48,12 +48,14 @@ class ModelFolder:
     Attributes:
         config: the content of config.json.
         tensors: the shape of every tensor in the weights, by name.
+        whole: the names of those that hold whole numbers.
         bytes: of the weights.
     """
 
     path: Path
     config: dict[str, Any]
     tensors: dict[str, tuple[int, ...]]
+    whole: set[str]
     bytes: int
 
     @property
@@ -85,13 +87,13 @@ def open_model_folder(path: Path, full_check: bool = False) -> ModelFolder:
         fix = "correct it, or delete it"
         check_counts(read_json(path / GENERATION, fix), path / GENERATION)
     files = _weight_files(path, config)
-    tensors: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        tensors |= _shapes(file)
+    found = {name: each for file in files for name, each in _tensors(file).items()}
+    tensors = {name: shape for name, (shape, _) in found.items()}
     if not tensors:
         raise UserError(f"{files[0]} holds no tensors: take it from where the model comes from")
     check_counts(config, path / CONFIG, len(tensors))
-    return ModelFolder(path, config, tensors, sum(file.stat().st_size for file in files))
+    whole = {name for name, (_, kind) in found.items() if kind == "BOOL" or kind[0] in "IU"}
+    return ModelFolder(path, config, tensors, whole, sum(file.stat().st_size for file in files))
 
 
 def check_files(path: Path) -> None:
@@ -211,12 +213,14 @@ def _weight_files(path: Path, config: dict[str, Any]) -> list[Path]:
     return [path / name for name in names]
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def _tensors(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type (as safetensors writes it) of each tensor in a file, by name."""
     from safetensors import safe_open
 
     fix = "it was truncated or altered, so take it from where the model comes from"
     with reading(file, fix), safe_open(file, framework="pt") as tensors:
-        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+        return {name: (tuple(s.get_shape()), str(s.get_dtype())) for name, s in slices.items()}
 
 
 def _is_name(value: Any) -> bool:
@@ -229,7 +233,16 @@ def _what_else(path: Path) -> str:
     for pattern, what in _NOT_READ.items():
         for file in sorted(path.glob(pattern)):
             return f", and {file.name} is {what}"
-    return f", only {ADAPTER}, of peft" if (path / ADAPTER).exists() else ""
+    return ""
+
+
+def explain_other(path: Path) -> None:
+    """Raises UserError for a folder without config.json where it is known what it holds."""
+    if (path / ADAPTER).exists():
+        raise UserError(_about_adapter(path))
+    what = _what_else(path)
+    if what:
+        raise UserError(f"{path} holds no {CONFIG}{what}: name a folder with a model")
 
 
 def _about_adapter(path: Path) -> str:

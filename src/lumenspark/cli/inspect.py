@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 
 from .parsing import Model, parse
 
@@ -91,6 +91,7 @@ def _heads_page(options: Arguments) -> str:
 
 def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
     """A model, its tokenizer, and what to call it."""
+    from lumenspark.inspect.anatomy import anatomy_of
     from lumenspark.loading import load
     from lumenspark.training.device import choose_device
 
@@ -102,6 +103,7 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
         options.revision if name == options.model else None,
         options.full_check,
     )
+    anatomy_of(model)  # raises for an architecture that cannot be looked into
     run = _run_of(name)
     if run is None:
         return model, tokenizer, Path(name).name if Path(name).is_dir() else name
@@ -133,4 +135,6 @@ def _whole(written: str | None) -> list[tuple[int, int]]:
         pairs = [part.split(".") for part in (written or "").split(",") if part]
         return [(int(layer), int(head)) for layer, head in pairs]
     except ValueError as error:
-        raise UserError(f"--whole {written}: write layers and heads such as 2.1,3.0") from error
+        raise UserError(
+            f"--whole {quoted(written)}: write layers and heads such as 2.1,3.0"
+        ) from error
