@@ -16,9 +16,10 @@ from tokenizers import (
     trainers,
 )
 
+from lumenspark.data.tokenizer_growth import check_growth
 from lumenspark.errors import UserError, reading
 from lumenspark.memory import check_memory
-from lumenspark.model_folder import check_files
+from lumenspark.model_folder import check_files, read_json
 from lumenspark.model_hub import fetch, split_revision
 from lumenspark.quiet import quiet
 
@@ -33,10 +34,10 @@ SAMPLE_BYTES = 100_000_000
 # The trainer keeps about 125 bytes for every byte of every distinct word (measured with words of
 # 4 to 32 bytes), so this many are about 250 MB. The first 10 MB of WikiText-2 have 0.5 million.
 DISTINCT_BYTES = 2_000_000
-ENTRY_BYTES = (
-    70  # that the trainer asks for at once for each entry, whether the text fills it or not
-)
+# That the trainer asks for at once for each entry, whether the text fills it or not.
+ENTRY_BYTES = 70
 
+SETTINGS = "tokenizer.json"
 # Of the many names that the files of tokenizers have; each kind has at least one of these.
 _FILES = re.compile(
     r"tokenizer|vocab|merges\.txt|tekken|spiece|sentencepiece|.*\.(model|tiktoken)$"
@@ -195,6 +196,8 @@ def read_tokenizer(folder: Path, config: Any = None, trust_remote_code: bool = F
     given = {} if config is None else {"config": config}
     fix = "take its files from where the model comes from"
     with quiet(), reading(f"the tokenizer in {folder}", fix):
+        if (folder / SETTINGS).is_file():
+            check_growth(read_json(folder / SETTINGS, fix))
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code, **given
         )
