@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
+from lumenspark.cli.parsing import RunName, parse
 from lumenspark.errors import UserError
-
-from .parsing import RunName, parse
 
 
 @dataclass

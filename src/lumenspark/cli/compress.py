@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .evaluate import Arguments as Evaluated
-from .evaluate import asked_corpus, progress_bar
-from .parsing import Model, parse
+from lumenspark.cli.evaluate import Arguments as Evaluated
+from lumenspark.cli.evaluate import asked_corpus, progress_bar
+from lumenspark.cli.parsing import Model, parse
 
 if TYPE_CHECKING:
     from rich.table import Table

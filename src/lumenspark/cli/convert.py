@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from lumenspark.cli.parsing import parse
 from lumenspark.errors import UserError, reading
-
-from .parsing import parse
 
 if TYPE_CHECKING:
     from lumenspark.models import LumensparkForCausalLM

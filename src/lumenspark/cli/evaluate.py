@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lumenspark.cli.parsing import Model, parse
 from lumenspark.errors import UserError
-
-from .parsing import Model, parse
 
 if TYPE_CHECKING:
     from lumenspark.data.corpora import Corpus

@@ -8,9 +8,8 @@ from typing import IO, Annotated, Any, Literal
 
 import tyro
 
+from lumenspark.cli.parsing import Model, parse
 from lumenspark.errors import UserError
-
-from .parsing import Model, parse
 
 
 @dataclass

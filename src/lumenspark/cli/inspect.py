@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from lumenspark.cli.parsing import Model, parse
 from lumenspark.errors import UserError, quoted
-
-from .parsing import Model, parse
 
 if TYPE_CHECKING:
     from lumenspark.training.run import Run

@@ -1,6 +1,6 @@
 """lumenspark prepare: text to token ids, ahead of time."""
 
-from .parsing import parse_recipe
+from lumenspark.cli.parsing import parse_recipe
 
 
 def main(arguments: list[str]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from .parsing import RunName, parse
+from lumenspark.cli.parsing import RunName, parse
 
 
 @dataclass

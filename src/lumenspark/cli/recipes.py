@@ -1,6 +1,6 @@
 """lumenspark recipes: the presets, with their size and the time they take here."""
 
-from .parsing import parse
+from lumenspark.cli.parsing import parse
 
 
 def main(arguments: list[str]) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from lumenspark.cli.parsing import parse
 from lumenspark.errors import UserError
-
-from .parsing import parse
 
 if TYPE_CHECKING:
     from lumenspark.records.book import Record, Trial

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .parsing import RunName, parse
+from lumenspark.cli.parsing import RunName, parse
 
 
 @dataclass
@@ -15,9 +15,8 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "resume", arguments)
+    from lumenspark.cli.stopping import saved_when_stopped
     from lumenspark.pipeline import resume
-
-    from .stopping import saved_when_stopped
 
     with saved_when_stopped():
         resume(options.run)

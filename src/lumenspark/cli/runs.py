@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lumenspark.cli.parsing import parse
 from lumenspark.errors import UserError, printable
-
-from .parsing import parse
 
 if TYPE_CHECKING:
     from lumenspark.training.run import Run

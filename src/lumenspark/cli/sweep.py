@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from lumenspark.cli.parsing import parse_recipe
 from lumenspark.errors import UserError
-
-from .parsing import parse_recipe
 
 if TYPE_CHECKING:
     from rich.table import Table

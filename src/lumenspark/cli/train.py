@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from .parsing import parse_recipe
+from lumenspark.cli.parsing import parse_recipe
 
 if TYPE_CHECKING:
     from lumenspark.estimates import Estimate
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     if dry_run:
         print_estimate(estimate(recipe))
         return 0
-    from .stopping import saved_when_stopped
+    from lumenspark.cli.stopping import saved_when_stopped
 
     with saved_when_stopped():
         train(recipe, started=started)

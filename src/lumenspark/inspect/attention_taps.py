@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lumenspark.errors import UserError
+from lumenspark.inspect.anatomy import Block, Columns, lowrank, rotated
+from lumenspark.inspect.taps import Taps, plus
 from lumenspark.models.attention import attention_weights, causal_mask, dense_mask
 from lumenspark.models.lowrank import write_weights
 from lumenspark.models.lowrank_map import (
@@ -21,9 +23,6 @@ from lumenspark.models.lowrank_map import (
     token_weights,
 )
 from lumenspark.models.tensor_names import TensorSizes
-
-from .anatomy import Block, Columns, lowrank, rotated
-from .taps import Taps, plus
 
 SLOTS = ("attention.slots.write", "attention.slots.read")
 ASKED_LENGTH = 256.0  # a power of two, so that no bit is lost by it

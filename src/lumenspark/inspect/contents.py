@@ -8,15 +8,22 @@ import numpy as np
 from torch import Tensor
 
 from lumenspark.errors import UserError
-
-from .anatomy import anatomy_of
-from .heads import entropy, head_scores
-from .inputs import Text, token_pieces
-from .lens import LogitLens, attribution, logit_lens
-from .pages.content import Curve, Guess, HeadMap, HeadsContent, Share, TextContent, head_map
-from .ranks import effective_ranks, slot_contents
-from .tapped import tapped
-from .trace import Trace, trace
+from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.heads import entropy, head_scores
+from lumenspark.inspect.inputs import Text, token_pieces
+from lumenspark.inspect.lens import LogitLens, attribution, logit_lens
+from lumenspark.inspect.pages.content import (
+    Curve,
+    Guess,
+    HeadMap,
+    HeadsContent,
+    Share,
+    TextContent,
+    head_map,
+)
+from lumenspark.inspect.ranks import effective_ranks, slot_contents
+from lumenspark.inspect.tapped import tapped
+from lumenspark.inspect.trace import Trace, trace
 
 GUESSES = 5  # shown for each token
 Head = tuple[int, int]  # layer, head

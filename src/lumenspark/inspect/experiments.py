@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-
-from .anatomy import anatomy_of, inspect_names
-from .inputs import Text
-from .selection import matching
-from .tapped import tapped
-from .taps import Function
-from .trace import Trace, in_evaluation, trace
+from lumenspark.inspect.anatomy import anatomy_of, inspect_names
+from lumenspark.inspect.inputs import Text
+from lumenspark.inspect.selection import matching
+from lumenspark.inspect.tapped import tapped
+from lumenspark.inspect.taps import Function
+from lumenspark.inspect.trace import Trace, in_evaluation, trace
 
 ROWS_AT_ONCE = 64
 
@@ -34,7 +33,7 @@ class PatchingEffects:
     corrupted: float
 
     def _repr_html_(self) -> str:
-        from .notebook import effects_html
+        from lumenspark.inspect.notebook import effects_html
 
         return effects_html(self)
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-
-from .anatomy import anatomy_of
-from .inputs import Text
-from .patch import Edit, patch, zero
-from .trace import Trace, in_evaluation, trace
+from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.inputs import Text
+from lumenspark.inspect.patch import Edit, patch, zero
+from lumenspark.inspect.trace import Trace, in_evaluation, trace
 
 LONGEST = 64  # tokens that are repeated, where the context has room for more
 
@@ -49,7 +48,7 @@ class HeadScores:
         return layer, head
 
     def _repr_html_(self) -> str:
-        from .notebook import scores_html
+        from lumenspark.inspect.notebook import scores_html
 
         return scores_html(self)
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lumenspark.errors import UserError
-
-from .anatomy import Anatomy, anatomy_of
-from .attention_taps import exit_map
-from .inputs import Text, check_range, token_pieces
-from .trace import Trace, in_evaluation, token_losses, trace
+from lumenspark.inspect.anatomy import Anatomy, anatomy_of
+from lumenspark.inspect.attention_taps import exit_map
+from lumenspark.inspect.inputs import Text, check_range, token_pieces
+from lumenspark.inspect.trace import Trace, in_evaluation, token_losses, trace
 
 
 @dataclass(eq=False)
@@ -39,7 +38,7 @@ class LogitLens:
         return [token_pieces(tokenizer, ids[row, :, top - 1].tolist()) for ids in self.ids]
 
     def _repr_html_(self) -> str:
-        from .notebook import lens_html
+        from lumenspark.inspect.notebook import lens_html
 
         return lens_html(self)
 
@@ -65,7 +64,7 @@ class Attribution:
         return dict(sorted(pairs, key=lambda pair: -abs(pair[1])))
 
     def _repr_html_(self) -> str:
-        from .notebook import attribution_html
+        from lumenspark.inspect.notebook import attribution_html
 
         return attribution_html(self)
 

@@ -3,8 +3,8 @@
 from html import escape
 from typing import Any
 
-from .anatomy import anatomy_of
-from .contents import (
+from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.contents import (
     guesses_of,
     model_facts,
     next_guesses,
@@ -12,12 +12,12 @@ from .contents import (
     text_facts,
     top_guesses,
 )
-from .experiments import PatchingEffects
-from .heads import HeadScores
-from .lens import Attribution, LogitLens
-from .pages.content import Guess, HeadMap, HeadsContent, TextContent, head_map
-from .pages.render import notebook_html, render_heads_page, render_text_page
-from .trace import Trace
+from lumenspark.inspect.experiments import PatchingEffects
+from lumenspark.inspect.heads import HeadScores
+from lumenspark.inspect.lens import Attribution, LogitLens
+from lumenspark.inspect.pages.content import Guess, HeadMap, HeadsContent, TextContent, head_map
+from lumenspark.inspect.pages.render import notebook_html, render_heads_page, render_text_page
+from lumenspark.inspect.trace import Trace
 
 
 def trace_html(found: Trace) -> str:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-
-from .anatomy import inspect_names
-from .selection import Index, matching, split_index
-from .tapped import tapped
-from .taps import Function
+from lumenspark.inspect.anatomy import inspect_names
+from lumenspark.inspect.selection import Index, matching, split_index
+from lumenspark.inspect.tapped import tapped
+from lumenspark.inspect.taps import Function
 
 Edit = Callable[[Tensor], Tensor]
 

@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lumenspark.errors import UserError
-
-from .trace import Trace
+from lumenspark.inspect.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
+from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.inputs import Text
+from lumenspark.inspect.trace import trace
 from lumenspark.models.module_ranks import is_linear, weight_of
-
-from .anatomy import anatomy_of
-from .inputs import Text
-from .trace import trace
 
 
 @dataclass(frozen=True)

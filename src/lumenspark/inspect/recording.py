@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .anatomy import anatomy_of
-from .heads import losses_of_both, repeated_tokens, score_patterns
-from .pages.content import Curve
-from .trace import in_evaluation, token_losses, trace
+from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.heads import losses_of_both, repeated_tokens, score_patterns
+from lumenspark.inspect.pages.content import Curve
+from lumenspark.inspect.trace import in_evaluation, token_losses, trace
 
 TEXT_TOKENS = 1024  # of the validation text that the lens looks at
 TINY = 1e-12  # for the norm of weights that are all zero

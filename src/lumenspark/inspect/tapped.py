@@ -8,9 +8,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from lumenspark.errors import UserError
-
-from .attention_taps import AttentionTaps
-from .taps import Function, Request, Taps
+from lumenspark.inspect.attention_taps import AttentionTaps
+from lumenspark.inspect.taps import Function, Request, Taps
 
 
 @contextmanager

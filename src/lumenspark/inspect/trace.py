@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lumenspark.errors import UserError
-
-from .anatomy import inspect_names
-from .inputs import Inputs, Text, read_inputs, text_pieces
-from .selection import matching
-from .tapped import tapped
-from .taps import Function
+from lumenspark.inspect.anatomy import inspect_names
+from lumenspark.inspect.inputs import Inputs, Text, read_inputs, text_pieces
+from lumenspark.inspect.selection import matching
+from lumenspark.inspect.tapped import tapped
+from lumenspark.inspect.taps import Function
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,12 +73,12 @@ class Trace:
 
         Raises UserError where that pattern was not asked for.
         """
-        from .plots import plot_attention
+        from lumenspark.inspect.plots import plot_attention
 
         return plot_attention(self, layer, head, row)
 
     def _repr_html_(self) -> str:
-        from .notebook import trace_html
+        from lumenspark.inspect.notebook import trace_html
 
         return trace_html(self)
 

@@ -21,8 +21,7 @@ import yaml
 
 from lumenspark.errors import UserError
 from lumenspark.files import new_folder, write_file, write_json
-
-from .tracks import TRACKS, Figures
+from lumenspark.records.tracks import TRACKS, Figures
 
 LOSS_LINES = 200  # of metrics to keep: some 35 kB
 LONGEST_SLUG = 48

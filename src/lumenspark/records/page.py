@@ -6,9 +6,8 @@ from urllib.parse import quote
 
 from lumenspark.evaluation.markdown import code, text
 from lumenspark.files import changing, write_file
-
-from .book import Record, read_records
-from .tracks import TRACKS, Track
+from lumenspark.records.book import Record, read_records
+from lumenspark.records.tracks import TRACKS, Track
 
 INTRODUCTION = """# Records
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.records import read_evaluations
+from lumenspark.records.book import Trial
 from lumenspark.training.checkpoint import MARKER
 from lumenspark.training.recipe import load_recipe, with_overrides
 from lumenspark.training.run import Run, runs_folder
 from lumenspark.training.text import open_recipe_corpus
 from lumenspark.training.tracking import read_metrics
-
-from .book import Trial
 
 STEADY_STEPS = 100_000  # so many that compiling pays; only a few of them are run
 

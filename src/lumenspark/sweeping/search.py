@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumenspark.errors import UserError
-
-from .space import Range, Space
-from .trials import Trial
+from lumenspark.sweeping.space import Range, Space
+from lumenspark.sweeping.trials import Trial
 
 
 class Grid:

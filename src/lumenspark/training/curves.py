@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lumenspark.files import write_file
-
-from .run import Run
+from lumenspark.training.run import Run
 
 
 def draw_curves(run: Run) -> None:

@@ -27,11 +27,10 @@ from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import LONGEST_QUOTE, UserError, first_line, quoted, shortened
 from lumenspark.files import set_aside, write_json
 from lumenspark.scoring import card_loss
-
-from . import checkpoint as checkpoints
-from .checkpoint import Origin, State, TrainerState
-from .loss import Loss, autocast, make_loss
-from .optim import (
+from lumenspark.training import checkpoint as checkpoints
+from lumenspark.training.checkpoint import Origin, State, TrainerState
+from lumenspark.training.loss import Loss, autocast, make_loss
+from lumenspark.training.optim import (
     build_optimizers,
     load_optimizer_tensors,
     optimizer_misfit,
@@ -39,10 +38,10 @@ from .optim import (
     rate_scale,
     set_rates,
 )
-from .progress import Reporter
-from .recipe import Recipe
-from .run import Run, recipe_digest, tidy_run
-from .tracking import MetricsLog, Tracker, open_tracker
+from lumenspark.training.progress import Reporter
+from lumenspark.training.recipe import Recipe
+from lumenspark.training.run import Run, recipe_digest, tidy_run
+from lumenspark.training.tracking import MetricsLog, Tracker, open_tracker
 
 MOST_ROLLBACKS = 3
 RAW = "raw."  # in a trainer's state: weights that are not the average

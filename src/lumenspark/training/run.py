@@ -21,9 +21,8 @@ from lumenspark.files import (
     write_file,
     write_json,
 )
-
-from .recipe import Recipe, dump_recipe, load_recipe
-from .tracking import read_metrics
+from lumenspark.training.recipe import Recipe, dump_recipe, load_recipe
+from lumenspark.training.tracking import read_metrics
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"
 ID_LENGTH = 8

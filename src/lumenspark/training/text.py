@@ -5,9 +5,8 @@ from collections.abc import Callable
 from lumenspark.data.corpora import Corpus, existing, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
 from lumenspark.model_hub import fetch, split_revision
-
-from .recipe import Recipe, with_overrides
-from .run import model_source
+from lumenspark.training.recipe import Recipe, with_overrides
+from lumenspark.training.run import model_source
 
 
 def with_full_names(recipe: Recipe) -> Recipe:
