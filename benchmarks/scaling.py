@@ -30,7 +30,7 @@ import numpy as np
 import tyro
 from scaling_law import Law, Point, draw, fit, spread
 
-from lumenspark.training.recipe import Recipe, load_recipe, with_overrides
+from lumenspark.recipe import Recipe, load_recipe, with_overrides
 from lumenspark.training.sizes import parse_size, scaled
 
 RATE_SIZES = ("300k", "1m", "3m")

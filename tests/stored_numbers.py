@@ -94,7 +94,7 @@ def train(text: Path, family: str, precision: str, objective: str) -> list[float
 
 def recipe_with(family: str, changes: dict[str, Any]) -> Any:
     """The recipe lumiere-tiny, or one of the same size of the other family, changed."""
-    from lumenspark.training.recipe import load_recipe, recipe_from, with_overrides
+    from lumenspark.recipe import load_recipe, recipe_from, with_overrides
 
     if family == "lumiere":
         return with_overrides(load_recipe("lumiere-tiny"), changes)

@@ -13,7 +13,7 @@ from lumenspark.cli import run
 from lumenspark.errors import UserError
 from lumenspark.estimates import quick_estimate
 from lumenspark.pipeline import NO_TOKENS, model_of
-from lumenspark.training.recipe import load_recipe, with_overrides
+from lumenspark.recipe import load_recipe, with_overrides
 
 MANY = str(10**12)
 TOO_LARGE = [

@@ -13,7 +13,7 @@ from transformers import GPT2Tokenizer
 
 from lumenspark.cli import VERBS
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
-from lumenspark.training.recipe import recipe_names
+from lumenspark.recipe import recipe_names
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

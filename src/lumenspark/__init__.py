@@ -20,7 +20,7 @@ _HOME = {
     "LumensparkForSequenceClassification": "lumenspark.models",
     "LumensparkModel": "lumenspark.models",
     "LumensparkCache": "lumenspark.models",
-    "Recipe": "lumenspark.training.recipe",
+    "Recipe": "lumenspark.recipe",
     "inspect_names": "lumenspark.inspect.anatomy",
     "load": "lumenspark.loading",
     "patch": "lumenspark.inspect.patch",

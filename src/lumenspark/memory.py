@@ -16,7 +16,7 @@ from lumenspark.errors import UserError
 if TYPE_CHECKING:  # what prepares text needs no torch
     from torch import nn
 
-    from lumenspark.training.recipe import Recipe
+    from lumenspark.recipe import Recipe
 
 FLOAT32, INT64 = 4, 8  # bytes
 MODULE = 2000  # bytes of a module without its weights; measured: 2 to 4 kB

@@ -33,6 +33,13 @@ from lumenspark.models import (
     LumiereForCausalLM,
 )
 from lumenspark.quiet import quiet_transformers
+from lumenspark.recipe import (
+    Recipe,
+    load_recipe,
+    parse_duration,
+    recipe_names,
+    with_overrides,
+)
 from lumenspark.training.curves import draw_curves
 from lumenspark.training.device import (
     attention_for,
@@ -44,13 +51,6 @@ from lumenspark.training.device import (
 from lumenspark.training.environment import describe_environment, mend_environment
 from lumenspark.training.loop import Trainer, sample_text
 from lumenspark.training.progress import Reporter
-from lumenspark.training.recipe import (
-    Recipe,
-    load_recipe,
-    parse_duration,
-    recipe_names,
-    with_overrides,
-)
 from lumenspark.training.run import Run, get_run, new_run, tidy_runs
 from lumenspark.training.sizes import check_starts_afresh, scaled
 from lumenspark.training.teachers import seconds_to_ask, train_teachers

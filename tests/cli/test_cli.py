@@ -15,7 +15,7 @@ import yaml
 from command_line import lumenspark, overrides
 
 from lumenspark.cli import VERBS, run
-from lumenspark.training.recipe import recipe_names
+from lumenspark.recipe import recipe_names
 
 Capture = pytest.CaptureFixture[str]
 

@@ -11,7 +11,7 @@ from lumenspark.cli import run
 from lumenspark.cli.parsing import parse_recipe
 from lumenspark.errors import UserError
 from lumenspark.pipeline import train
-from lumenspark.training.recipe import load_recipe
+from lumenspark.recipe import load_recipe
 from lumenspark.training.run import list_runs
 from lumenspark.training.sizes import scaled
 

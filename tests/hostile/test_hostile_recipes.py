@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lumenspark.cli.parsing import parse_recipe
 from lumenspark.errors import UserError
-from lumenspark.training.recipe import (
+from lumenspark.recipe import (
     FAMILIES,
     Recipe,
     dump_recipe,

@@ -9,8 +9,8 @@ import torch
 
 from lumenspark import pipeline
 from lumenspark.errors import UserError
+from lumenspark.recipe import with_overrides
 from lumenspark.training.checkpoint import find_damage, load_weights, newest_good, tidy
-from lumenspark.training.recipe import with_overrides
 from lumenspark.training.run import Run
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lumenspark.errors import UserError
-from lumenspark.training.recipe import (
+from lumenspark.recipe import (
     Recipe,
     dump_recipe,
     load_recipe,

@@ -14,8 +14,8 @@ from lumenspark.models import (
     LumiereConfig,
     LumiereForCausalLM,
 )
+from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.training.progress import Reporter
-from lumenspark.training.recipe import load_recipe, with_overrides
 from lumenspark.training.speed import Speed, flops_per_token, training_speed
 
 

@@ -13,7 +13,7 @@ def _show() -> None:
     from rich.table import Table
 
     from lumenspark.estimates import quick_estimate
-    from lumenspark.training.recipe import load_recipe, recipe_names
+    from lumenspark.recipe import load_recipe, recipe_names
 
     table = Table(box=None, header_style="bold")
     for name in ("recipe", "data", "parameters", "context", "time here"):

@@ -12,9 +12,9 @@ from pathlib import Path
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.records import read_evaluations
+from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.records.book import Trial
 from lumenspark.training.checkpoint import MARKER
-from lumenspark.training.recipe import load_recipe, with_overrides
 from lumenspark.training.run import Run, runs_folder
 from lumenspark.training.text import open_recipe_corpus
 from lumenspark.training.tracking import read_metrics

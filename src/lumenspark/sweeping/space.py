@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lumenspark.errors import UserError
-from lumenspark.training.recipe import Recipe, with_overrides
+from lumenspark.recipe import Recipe, with_overrides
 
 WHAT_IS_MEASURED = ("data", "corpus", "tokenizer", "init_from", "train.validation_windows")
 """Keys and sections that decide what a validation loss is the loss of."""

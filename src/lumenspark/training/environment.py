@@ -16,7 +16,7 @@ from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.errors import UserError
 from lumenspark.files import set_aside, write_json
-from lumenspark.training.recipe import Recipe
+from lumenspark.recipe import Recipe
 from lumenspark.training.run import Run, now
 
 WAIT_FOR_GIT = 10.0  # seconds

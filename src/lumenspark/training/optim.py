@@ -5,8 +5,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from lumenspark.errors import LONGEST_QUOTE, shortened
+from lumenspark.recipe import OptimOptions
 from lumenspark.training.muon import Muon
-from lumenspark.training.recipe import OptimOptions
 
 STATE_OF_MUON = ("momentum_buffer",)
 STATE_OF_ADAMW = ("step", "exp_avg", "exp_avg_sq")

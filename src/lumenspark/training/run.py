@@ -21,7 +21,7 @@ from lumenspark.files import (
     write_file,
     write_json,
 )
-from lumenspark.training.recipe import Recipe, dump_recipe, load_recipe
+from lumenspark.recipe import Recipe, dump_recipe, load_recipe
 from lumenspark.training.tracking import read_metrics
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 from lumenspark.errors import UserError
-from lumenspark.training.recipe import LumiereOptions, Recipe, with_overrides
+from lumenspark.recipe import LumiereOptions, Recipe, with_overrides
 
 BASE = LumiereOptions()  # Lumiére-1M, the size that recipes are written for
 BASE_SIZE = 1_000_000

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from lumenspark.errors import UserError, first_line
 from lumenspark.files import set_aside
-from lumenspark.training.recipe import Recipe
+from lumenspark.recipe import Recipe
 
 LARGEST = 2**63  # of a step, a number of tokens, a whole number of any kind
 
