@@ -22,12 +22,12 @@ from rich.table import Table
 
 from lumenspark.compression import observe_text, train_windows
 from lumenspark.data.corpora import Corpus, open_corpus
+from lumenspark.device import choose_device
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import Evaluation
 from lumenspark.loading import load
 from lumenspark.models.activations import Activations
 from lumenspark.models.compress import compress
-from lumenspark.training.device import choose_device
 from lumenspark.training.progress import Reporter
 
 

@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lumenspark.data.cache import cache_folder
+from lumenspark.device import prepare_process
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.models.attention import attention_weights
 from lumenspark.models.lowrank import chunked
-from lumenspark.training.device import prepare_process
 
 HEADS, SIZE, SLOTS, WINDOW = 8, 64, 64, 64
 VOCABULARY = 4096

@@ -17,8 +17,8 @@ import tyro
 from torch import nn
 
 from lumenspark.data.cache import cache_folder
+from lumenspark.device import prepare_process
 from lumenspark.models.lowrank import LowRankLinear, highest_rank
-from lumenspark.training.device import prepare_process
 
 
 @dataclass

@@ -103,7 +103,7 @@ def recipe_with(family: str, changes: dict[str, Any]) -> Any:
 
 
 def has_fast_bf16() -> bool:
-    from lumenspark.training.device import choose_precision
+    from lumenspark.device import choose_precision
 
     return choose_precision("auto", "cpu") == "bf16"
 

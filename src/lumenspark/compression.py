@@ -15,6 +15,7 @@ import torch
 from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
+from lumenspark.device import choose_device, choose_precision
 from lumenspark.errors import UserError, first_line, quoted
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.probing import check_causal_briefly, default_context
@@ -35,7 +36,6 @@ from lumenspark.models.module_ranks import shape_of
 from lumenspark.quiet import quiet
 from lumenspark.recipe import OptimOptions, parse_duration
 from lumenspark.scoring import Progress
-from lumenspark.training.device import choose_device, choose_precision
 from lumenspark.training.loss import make_loss
 from lumenspark.training.optim import build_optimizers, rate_scale, set_rates
 from lumenspark.training.progress import Reporter

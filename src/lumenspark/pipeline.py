@@ -15,6 +15,13 @@ from lumenspark.data.cache import cache_folder
 from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokenizer import SMALLEST, load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens
+from lumenspark.device import (
+    attention_for,
+    choose_compile,
+    choose_device,
+    choose_precision,
+    prepare_process,
+)
 from lumenspark.errors import UserError, first_line
 from lumenspark.evaluation.card import write_card
 from lumenspark.evaluation.perplexity import evaluate
@@ -41,13 +48,6 @@ from lumenspark.recipe import (
     with_overrides,
 )
 from lumenspark.training.curves import draw_curves
-from lumenspark.training.device import (
-    attention_for,
-    choose_compile,
-    choose_device,
-    choose_precision,
-    prepare_process,
-)
 from lumenspark.training.environment import describe_environment, mend_environment
 from lumenspark.training.loop import Trainer, sample_text
 from lumenspark.training.progress import Reporter

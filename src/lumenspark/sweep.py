@@ -26,6 +26,7 @@ import torch
 from lumenspark.data.tokenizer import load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
+from lumenspark.device import choose_device
 from lumenspark.errors import UserError
 from lumenspark.files import delete, locked, set_aside, write_json
 from lumenspark.pipeline import (
@@ -43,7 +44,6 @@ from lumenspark.sweeping.search import Grid, Sampler, make_search
 from lumenspark.sweeping.space import Range, Space, changes_cost, make_space
 from lumenspark.sweeping.trials import Training, Trial, best_first, read_trials, write_trials
 from lumenspark.training.checkpoint import prune_checkpoints
-from lumenspark.training.device import choose_device
 from lumenspark.training.environment import describe_environment
 from lumenspark.training.loop import DivergedError, Stopped, Trainer
 from lumenspark.training.progress import Reporter

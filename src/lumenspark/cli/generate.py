@@ -51,10 +51,10 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "generate", arguments)
     prompts = _prompts(options.prompt)
+    from lumenspark.device import choose_device
     from lumenspark.evaluation.probing import check_causal_briefly
     from lumenspark.generation.text import Sampling, check_count, continuations, stream
     from lumenspark.loading import check_generation, load
-    from lumenspark.training.device import choose_device
 
     check_count(options.n)
     sampling = Sampling(

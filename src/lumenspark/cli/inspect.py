@@ -90,9 +90,9 @@ def _heads_page(options: Arguments) -> str:
 
 def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
     """A model, its tokenizer, and what to call it."""
+    from lumenspark.device import choose_device
     from lumenspark.inspect.anatomy import anatomy_of
     from lumenspark.loading import load
-    from lumenspark.training.device import choose_device
 
     model, tokenizer = load(
         name,
