@@ -21,8 +21,8 @@ from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.probing import check_causal_briefly, default_context
 from lumenspark.evaluation.records import Evaluation
 from lumenspark.files import new_folder
+from lumenspark.hub import split_revision
 from lumenspark.loading import load, locate
-from lumenspark.model_hub import split_revision
 from lumenspark.models.activations import Activations
 from lumenspark.models.compress import (
     Compression,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lumenspark.errors import UserError, quoted, reading
+from lumenspark.hub import fetch, split_revision
 from lumenspark.memory import (
     check_memory,
     is_out_of_memory,
@@ -24,7 +25,6 @@ from lumenspark.model_folder import (
     explain_other,
     open_model_folder,
 )
-from lumenspark.model_hub import fetch, split_revision
 from lumenspark.quiet import quiet
 from lumenspark.training.run import model_source, runs_folder
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lumenspark.data.corpora import open_corpus
-from lumenspark.data.hub import HubSet, first_line
+from lumenspark.data.hub_datasets import HubSet, first_line
 from lumenspark.data.tokens import prepare
 from lumenspark.errors import UserError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lumenspark.data.documents import Corpus, Piece, shown
 from lumenspark.data.found_files import KINDS
-from lumenspark.data.hub import WIKITEXT, open_hub, open_wikitext_2
+from lumenspark.data.hub_datasets import WIKITEXT, open_hub, open_wikitext_2
 from lumenspark.data.local_files import open_files
 from lumenspark.data.opened import COMPRESSED
 from lumenspark.data.python_docs import PythonDocs

@@ -18,9 +18,9 @@ from tokenizers import (
 
 from lumenspark.data.tokenizer_growth import check_growth
 from lumenspark.errors import UserError, reading
+from lumenspark.hub import fetch, split_revision
 from lumenspark.memory import check_memory
 from lumenspark.model_folder import check_files, read_json
-from lumenspark.model_hub import fetch, split_revision
 from lumenspark.quiet import quiet
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lumenspark.data.corpora import Corpus, existing, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
-from lumenspark.model_hub import fetch, split_revision
+from lumenspark.hub import fetch, split_revision
 from lumenspark.recipe import Recipe, with_overrides
 from lumenspark.training.run import model_source
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from lumenspark.data.hub import reach
+from lumenspark.data.hub_datasets import reach
 from lumenspark.errors import UserError, quoted, reading
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+|[A-Za-z0-9][\w.-]*")
