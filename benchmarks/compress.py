@@ -28,7 +28,7 @@ from lumenspark.evaluation.records import Evaluation
 from lumenspark.loading import load
 from lumenspark.models.activations import Activations
 from lumenspark.models.compress import compress
-from lumenspark.training.progress import Reporter
+from lumenspark.reporter import Reporter
 
 
 @dataclass

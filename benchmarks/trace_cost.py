@@ -146,7 +146,7 @@ def not_looking(options: Options) -> None:
 def recording(options: Options) -> None:
     from lumenspark import pipeline
     from lumenspark.recipe import load_recipe, with_overrides
-    from lumenspark.training.progress import Reporter
+    from lumenspark.reporter import Reporter
 
     recipe = with_overrides(load_recipe("lumiere-1m"), {"train.steps": 1000})
     trainer = pipeline.make_trainer(pipeline.set_up(recipe, Reporter()), Reporter())

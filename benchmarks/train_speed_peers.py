@@ -33,7 +33,7 @@ def lumenspark_loop(options: argparse.Namespace) -> Times:
     """What `lumenspark train lumiere-1m` runs; without --compiled and --bf16, plain float32."""
     from lumenspark import pipeline
     from lumenspark.recipe import load_recipe, with_overrides
-    from lumenspark.training.progress import Reporter
+    from lumenspark.reporter import Reporter
 
     settings = {
         "train.steps": 100_000,

@@ -9,8 +9,8 @@ import torch
 from lumenspark.device import attention_for, choose_device, choose_precision
 from lumenspark.pipeline import NO_TOKENS, fit_budget, make_trainer, model_of, set_up
 from lumenspark.recipe import Recipe, parse_duration
+from lumenspark.reporter import Reporter
 from lumenspark.training.loss import make_loss
-from lumenspark.training.progress import Reporter
 
 
 @dataclass(frozen=True)

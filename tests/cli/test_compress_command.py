@@ -22,8 +22,8 @@ from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError
+from lumenspark.reporter import Reporter
 from lumenspark.training.loss import make_loss
-from lumenspark.training.progress import Reporter
 from lumenspark.training.run import Run
 
 Capture = pytest.CaptureFixture[str]

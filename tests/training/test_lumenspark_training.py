@@ -13,7 +13,7 @@ from lumenspark.cli import run
 from lumenspark.errors import UserError
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.recipe import load_recipe, recipe_from, with_overrides
-from lumenspark.training.progress import Reporter
+from lumenspark.reporter import Reporter
 
 SHAPE = {"embed-dim": 32, "depth": 2, "heads": 2, "rank": 8, "k": 4, "window": 8, "seq-length": 32}
 

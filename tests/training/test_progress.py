@@ -12,7 +12,7 @@ from command_line import SMALL, overrides
 from rich.console import Console
 
 import lumenspark
-from lumenspark.training.progress import Reporter
+from lumenspark.reporter import Reporter
 
 METRICS = {"loss": 4.5, "tokens_per_second": 30_000.0, "seconds": 20.0}
 

@@ -15,7 +15,7 @@ from lumenspark.models import (
     LumiereForCausalLM,
 )
 from lumenspark.recipe import load_recipe, with_overrides
-from lumenspark.training.progress import Reporter
+from lumenspark.reporter import Reporter
 from lumenspark.training.speed import Speed, flops_per_token, training_speed
 
 

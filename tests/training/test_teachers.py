@@ -12,7 +12,7 @@ from test_resume import assert_same_end, only_run, resume, start, stop_at
 from lumenspark.errors import UserError
 from lumenspark.pipeline import fit_budget, make_trainer, set_up
 from lumenspark.recipe import load_recipe, with_overrides
-from lumenspark.training.progress import Reporter
+from lumenspark.reporter import Reporter
 from lumenspark.training.run import Run
 from lumenspark.training.teachers import seconds_to_ask, teacher_recipe
 

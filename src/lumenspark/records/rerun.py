@@ -100,8 +100,8 @@ def cold_folders(folder: Path) -> dict[str, str]:
 def measure_speed(recipe: str, data: str, seed: int) -> Trial:
     """Steps of ``recipe`` in steady state, in this process; caches may be warm."""
     from lumenspark import pipeline
+    from lumenspark.reporter import Reporter
     from lumenspark.training.environment import describe_environment
-    from lumenspark.training.progress import Reporter
     from lumenspark.training.speed import training_speed
 
     steady = {"data": data, "seed": seed, "train.steps": STEADY_STEPS, "inspect.every": 0}

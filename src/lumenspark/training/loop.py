@@ -27,6 +27,7 @@ from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import LONGEST_QUOTE, UserError, first_line, quoted, shortened
 from lumenspark.files import set_aside, write_json
 from lumenspark.recipe import Recipe
+from lumenspark.reporter import Reporter
 from lumenspark.scoring import card_loss
 from lumenspark.training import checkpoint as checkpoints
 from lumenspark.training.checkpoint import Origin, State, TrainerState
@@ -39,7 +40,6 @@ from lumenspark.training.optim import (
     rate_scale,
     set_rates,
 )
-from lumenspark.training.progress import Reporter
 from lumenspark.training.run import Run, recipe_digest, tidy_run
 from lumenspark.training.tracking import MetricsLog, Tracker, open_tracker
 
