@@ -88,7 +88,7 @@ def prepare(options: Options, scratch: Path) -> Given:
     import lumenspark
     from lumenspark.inspect import repeated_tokens
     from lumenspark.quiet import quiet_transformers
-    from lumenspark.training.run import model_source
+    from lumenspark.runs.run import model_source
 
     quiet_transformers()
     name = options.model or str(lumenspark.train("lumiere-1m", budget=options.budget).path)

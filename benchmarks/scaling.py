@@ -120,9 +120,9 @@ def recipe_of(asked: Trial, data: str) -> Recipe:
 def train_one(asked: Trial, data: str) -> Result:
     from lumenspark.pipeline import make_trainer, set_up
     from lumenspark.reporter import Reporter
+    from lumenspark.runs.run import new_run
     from lumenspark.scoring import card_loss
     from lumenspark.training.loss import autocast
-    from lumenspark.training.run import new_run
 
     reporter = Reporter()
     setup = set_up(recipe_of(asked, data), reporter)

@@ -32,7 +32,7 @@ from lumenspark.loading import load_model
 from lumenspark.model_folder import open_model_folder
 from lumenspark.models import LumensparkForCausalLM
 from lumenspark.models.compress import compress
-from lumenspark.training.checkpoint import save_checkpoint
+from lumenspark.runs.checkpoint import save_checkpoint
 
 TOKENS: dict[str, Any] = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -248,7 +248,7 @@ def test_what_only_training_reads_may_be_damaged(copied: Path) -> None:
 def test_large_files_are_compared_by_a_sample_and_in_full_on_request(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lumenspark.training.checkpoint.LARGE", 1000)
+    monkeypatch.setattr("lumenspark.runs.checkpoint.LARGE", 1000)
     monkeypatch.setattr("lumenspark.files._PIECE", 16)
     save_checkpoint(tmp_path, "best", 1, made("lumiere"), tokenizer)
     folder = tmp_path / "best"

@@ -15,7 +15,7 @@ from lumenspark.cli import run
 from lumenspark.data.tokenizer import load_tokenizer, to_transformers, train_tokenizer
 from lumenspark.errors import UserError
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
-from lumenspark.training.run import Run
+from lumenspark.runs.run import Run
 
 HUB_ID = "someone/tiny"
 TEXT = "The lighthouse stands on the last rock of the coast, and its lamp is lit at dusk. " * 3

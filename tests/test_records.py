@@ -25,7 +25,7 @@ from lumenspark.records.tracks import (
     duration,
     loss_tolerance,
 )
-from lumenspark.training.run import Run
+from lumenspark.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
 WRITE_PAGE = "from pathlib import Path; from lumenspark.records.page import *; write_page(Path())"

@@ -26,7 +26,7 @@ from lumenspark.model_folder import (
     open_model_folder,
 )
 from lumenspark.quiet import quiet
-from lumenspark.training.run import model_source, runs_folder
+from lumenspark.runs.run import model_source, runs_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 MODULES_PER_TENSOR, MORE_MODULES = 50, 10_000  # of models in use: up to 3 modules for each tensor

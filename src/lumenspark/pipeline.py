@@ -48,10 +48,10 @@ from lumenspark.recipe import (
     with_overrides,
 )
 from lumenspark.reporter import Reporter
+from lumenspark.runs.environment import describe_environment, mend_environment
+from lumenspark.runs.run import Run, get_run, new_run, tidy_runs
 from lumenspark.training.curves import draw_curves
-from lumenspark.training.environment import describe_environment, mend_environment
 from lumenspark.training.loop import Trainer, sample_text
-from lumenspark.training.run import Run, get_run, new_run, tidy_runs
 from lumenspark.training.sizes import check_starts_afresh, scaled
 from lumenspark.training.teachers import seconds_to_ask, train_teachers
 from lumenspark.training.text import (

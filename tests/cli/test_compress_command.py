@@ -23,8 +23,8 @@ from lumenspark.data.tokenizer import to_transformers, train_tokenizer
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError
 from lumenspark.reporter import Reporter
+from lumenspark.runs.run import Run
 from lumenspark.training.loss import make_loss
-from lumenspark.training.run import Run
 
 Capture = pytest.CaptureFixture[str]
 

@@ -12,7 +12,7 @@ from lumenspark.cli.parsing import parse_recipe
 from lumenspark.errors import UserError
 from lumenspark.pipeline import train
 from lumenspark.recipe import load_recipe
-from lumenspark.training.run import list_runs
+from lumenspark.runs.run import list_runs
 from lumenspark.training.sizes import scaled
 
 Capture = pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from lumenspark.cli import run as call
 from lumenspark.errors import UserError
-from lumenspark.training.checkpoint import WEIGHTS, find_damage, newest_good
+from lumenspark.runs.checkpoint import WEIGHTS, find_damage, newest_good
 
 SETTINGS = {
     "train.steps": 6,

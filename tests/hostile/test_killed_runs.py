@@ -17,9 +17,9 @@ import pytest
 from command_line import SMALL
 
 from lumenspark import pipeline
+from lumenspark.runs.checkpoint import find_damage
+from lumenspark.runs.run import list_runs
 from lumenspark.sweep import sweep
-from lumenspark.training.checkpoint import find_damage
-from lumenspark.training.run import list_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

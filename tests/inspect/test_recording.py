@@ -19,8 +19,8 @@ from lumenspark.files import write_file
 from lumenspark.inspect import head_scores
 from lumenspark.inspect.recording import Recorder, recorded_series
 from lumenspark.recipe import Recipe, load_recipe, with_overrides
+from lumenspark.runs.run import Run
 from lumenspark.training.loss import make_loss
-from lumenspark.training.run import Run
 
 RECORDED = {"inspect.every": 5}
 

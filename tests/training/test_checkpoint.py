@@ -10,8 +10,8 @@ import torch
 from lumenspark import pipeline
 from lumenspark.errors import UserError
 from lumenspark.recipe import with_overrides
-from lumenspark.training.checkpoint import find_damage, load_weights, newest_good, tidy
-from lumenspark.training.run import Run
+from lumenspark.runs.checkpoint import find_damage, load_weights, newest_good, tidy
+from lumenspark.runs.run import Run
 
 
 def test_every_checkpoint_is_a_plain_folder_that_transformers_loads(trained: Path) -> None:

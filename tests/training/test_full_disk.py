@@ -13,10 +13,10 @@ from test_loop import Collected, small
 from lumenspark import files, pipeline
 from lumenspark.errors import UserError
 from lumenspark.evaluation.card import check_card
+from lumenspark.runs.checkpoint import find_damage, read_marker
+from lumenspark.runs.run import Run, list_runs
 from lumenspark.sweep import sweep
-from lumenspark.training.checkpoint import find_damage, read_marker
 from lumenspark.training.loop import Trainer
-from lumenspark.training.run import Run, list_runs
 from lumenspark.training.tracking import MetricsLog, read_metrics
 
 

@@ -18,10 +18,10 @@ from lumenspark import pipeline
 from lumenspark.errors import UserError
 from lumenspark.recipe import OptimOptions, Recipe, load_recipe, with_overrides
 from lumenspark.reporter import Reporter
-from lumenspark.training import checkpoint
+from lumenspark.runs import checkpoint
+from lumenspark.runs.run import Run, new_run
 from lumenspark.training.loop import Trainer
 from lumenspark.training.optim import build_optimizers, rate_scale
-from lumenspark.training.run import Run, new_run
 
 
 class Collected(Reporter):

@@ -16,10 +16,10 @@ from lumenspark import pipeline
 from lumenspark.errors import UserError
 from lumenspark.evaluation.card import check_card
 from lumenspark.files import write_json
+from lumenspark.runs.checkpoint import find_damage, read_marker, read_state
+from lumenspark.runs.run import Run, list_runs, new_run
 from lumenspark.sweep import sweep
-from lumenspark.training.checkpoint import find_damage, read_marker, read_state
 from lumenspark.training.loop import Stopped, Trainer
-from lumenspark.training.run import Run, list_runs, new_run
 
 FINISHED = {
     *("README.md", "checkpoints", "environment.json", "evaluation.json", "loss.svg"),

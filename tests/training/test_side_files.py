@@ -17,9 +17,9 @@ from lumenspark import pipeline
 from lumenspark.cli import run as call
 from lumenspark.errors import UserError
 from lumenspark.files import temporary_folder
+from lumenspark.runs.checkpoint import read_marker
+from lumenspark.runs.run import BEGINNING, Run, find_run, list_runs, make_run, tidy_runs
 from lumenspark.sweep import sweep
-from lumenspark.training.checkpoint import read_marker
-from lumenspark.training.run import BEGINNING, Run, find_run, list_runs, make_run, tidy_runs
 from lumenspark.training.tracking import MetricsLog, read_metrics
 
 MEASURED = '{"step": 2, "tokens": 64, "loss": 5.5}\n'
@@ -304,7 +304,7 @@ IN_A_SAVE = """
 import os, signal, sys
 from pathlib import Path
 from lumenspark import pipeline
-from lumenspark.training import checkpoint
+from lumenspark.runs import checkpoint
 seal, calls = checkpoint._seal, iter(range(99))
 def killed(staged, step, about):
     if next(calls) == int(sys.argv[2]):
@@ -380,7 +380,7 @@ def test_a_run_is_found_by_its_folder_without_its_recipe(copied: Path) -> None:
 
 
 def test_no_waiting_for_a_git_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from lumenspark.training import environment
+    from lumenspark.runs import environment
 
     git = tmp_path / "git"
     git.write_text("#!/bin/sh\nexec sleep 600\n")

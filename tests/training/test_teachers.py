@@ -13,7 +13,7 @@ from lumenspark.errors import UserError
 from lumenspark.pipeline import fit_budget, make_trainer, set_up
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.reporter import Reporter
-from lumenspark.training.run import Run
+from lumenspark.runs.run import Run
 from lumenspark.training.teachers import seconds_to_ask, teacher_recipe
 
 TAUGHT = {"distill__teachers": 2, "distill__steps": 20, "distill__samples": 4}

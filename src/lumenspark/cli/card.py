@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     options = parse(Arguments, "card", arguments)
     from lumenspark.errors import printable
     from lumenspark.evaluation.card import check_card, write_card
-    from lumenspark.training.run import get_run
+    from lumenspark.runs.run import get_run
 
     run = get_run(options.run)
     name = printable(run.id)

@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> None:
 def _text(options: Arguments) -> "Text | None":
     """The text of --data, or a run's own; None where there is neither, and none is needed."""
     from lumenspark.compression import Text
-    from lumenspark.training.run import find_run
+    from lumenspark.runs.run import find_run
 
     is_folder = (Path(options.model) / "config.json").is_file()
     run = None if is_folder else find_run(options.model)

@@ -14,7 +14,7 @@ from lumenspark.errors import UserError
 
 if TYPE_CHECKING:
     from lumenspark.data.corpora import Corpus
-    from lumenspark.training.run import Run
+    from lumenspark.runs.run import Run
 
 
 @dataclass
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     from lumenspark.evaluation.perplexity import evaluate
     from lumenspark.evaluation.records import describe, store
     from lumenspark.evaluation.weights import load_to_score
-    from lumenspark.training.run import find_run, runs_folder
+    from lumenspark.runs.run import find_run, runs_folder
 
     run = None if (Path(options.model) / "config.json").is_file() else find_run(options.model)
     corpus = asked_corpus(options, run)

@@ -11,7 +11,7 @@ from lumenspark.cli.parsing import Model, parse
 from lumenspark.errors import UserError, quoted
 
 if TYPE_CHECKING:
-    from lumenspark.training.run import Run
+    from lumenspark.runs.run import Run
 
 
 @dataclass
@@ -111,7 +111,7 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
 
 def _run_of(name: str) -> "Run | None":
     """The run of that name; None for a folder with a model in it, or an id on the hub."""
-    from lumenspark.training.run import find_run
+    from lumenspark.runs.run import find_run
 
     return None if (Path(name) / "config.json").is_file() else find_run(name)
 

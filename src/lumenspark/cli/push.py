@@ -25,7 +25,7 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "push", arguments)
     from lumenspark.evaluation.push import push
-    from lumenspark.training.run import get_run
+    from lumenspark.runs.run import get_run
 
     run = get_run(options.run)
     print(push(run.path, options.repository, options.checkpoint, private=options.private))

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     from lumenspark.records.book import write_record
     from lumenspark.records.page import write_page
     from lumenspark.records.tracks import TRACKS, check_against, check_limits
-    from lumenspark.training.run import tidy_runs
+    from lumenspark.runs.run import tidy_runs
 
     tidy_runs()
     if options.seeds < 1:

@@ -8,7 +8,7 @@ from lumenspark.cli.parsing import parse
 from lumenspark.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from lumenspark.training.run import Run
+    from lumenspark.runs.run import Run
 
 
 def main(arguments: list[str]) -> None:
@@ -20,7 +20,7 @@ def _show() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lumenspark.training.run import list_runs, runs_folder
+    from lumenspark.runs.run import list_runs, runs_folder
 
     runs = list_runs()
     if not runs:
@@ -69,7 +69,7 @@ def _figures(run: "Run", problems: list[str]) -> tuple[dict[str, Any], dict[str,
     """The newest figures of the best checkpoint by both protocols; empty where there are none."""
     from lumenspark.evaluation.records import of_weights, read_evaluations
     from lumenspark.files import weights_digest
-    from lumenspark.training.checkpoint import checkpoint_step
+    from lumenspark.runs.checkpoint import checkpoint_step
 
     try:
         entries = read_evaluations(run.path)

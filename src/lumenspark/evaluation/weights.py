@@ -12,8 +12,8 @@ from typing import Any
 from lumenspark.errors import UserError, reading
 from lumenspark.files import weights_digest
 from lumenspark.loading import load
-from lumenspark.training.checkpoint import MARKER, checkpoint_step, find_damage
-from lumenspark.training.run import model_source
+from lumenspark.runs.checkpoint import MARKER, checkpoint_step, find_damage
+from lumenspark.runs.run import model_source
 
 ATTEMPTS = 5
 PAUSE = 0.1  # seconds; a checkpoint is put in place in less

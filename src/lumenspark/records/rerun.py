@@ -14,8 +14,8 @@ from lumenspark.errors import UserError
 from lumenspark.evaluation.records import read_evaluations
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.records.book import Trial
-from lumenspark.training.checkpoint import MARKER
-from lumenspark.training.run import Run, runs_folder
+from lumenspark.runs.checkpoint import MARKER
+from lumenspark.runs.run import Run, runs_folder
 from lumenspark.training.text import open_recipe_corpus
 from lumenspark.training.tracking import read_metrics
 
@@ -101,7 +101,7 @@ def measure_speed(recipe: str, data: str, seed: int) -> Trial:
     """Steps of ``recipe`` in steady state, in this process; caches may be warm."""
     from lumenspark import pipeline
     from lumenspark.reporter import Reporter
-    from lumenspark.training.environment import describe_environment
+    from lumenspark.runs.environment import describe_environment
     from lumenspark.training.speed import training_speed
 
     steady = {"data": data, "seed": seed, "train.steps": STEADY_STEPS, "inspect.every": 0}

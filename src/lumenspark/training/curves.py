@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lumenspark.files import write_file
-from lumenspark.training.run import Run
+from lumenspark.runs.run import Run
 
 
 def draw_curves(run: Run) -> None:

@@ -28,9 +28,10 @@ from lumenspark.errors import LONGEST_QUOTE, UserError, first_line, quoted, shor
 from lumenspark.files import set_aside, write_json
 from lumenspark.recipe import Recipe
 from lumenspark.reporter import Reporter
+from lumenspark.runs import checkpoint as checkpoints
+from lumenspark.runs.checkpoint import Origin, State, TrainerState
+from lumenspark.runs.run import Run, recipe_digest, tidy_run
 from lumenspark.scoring import card_loss
-from lumenspark.training import checkpoint as checkpoints
-from lumenspark.training.checkpoint import Origin, State, TrainerState
 from lumenspark.training.loss import Loss, autocast, make_loss
 from lumenspark.training.optim import (
     build_optimizers,
@@ -40,7 +41,6 @@ from lumenspark.training.optim import (
     rate_scale,
     set_rates,
 )
-from lumenspark.training.run import Run, recipe_digest, tidy_run
 from lumenspark.training.tracking import MetricsLog, Tracker, open_tracker
 
 MOST_ROLLBACKS = 3

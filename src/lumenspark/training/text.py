@@ -6,7 +6,7 @@ from lumenspark.data.corpora import Corpus, existing, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
 from lumenspark.hub import fetch, split_revision
 from lumenspark.recipe import Recipe, with_overrides
-from lumenspark.training.run import model_source
+from lumenspark.runs.run import model_source
 
 
 def with_full_names(recipe: Recipe) -> Recipe:

@@ -17,7 +17,7 @@ from lumenspark.data.tokens import PreparedTokens
 from lumenspark.errors import UserError
 from lumenspark.files import set_aside, write_json
 from lumenspark.recipe import Recipe
-from lumenspark.training.run import Run, now
+from lumenspark.runs.run import Run, now
 
 WAIT_FOR_GIT = 10.0  # seconds
 
