@@ -24,7 +24,7 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "push", arguments)
-    from lumenspark.evaluation.push import push
+    from lumenspark.push import push
     from lumenspark.runs.run import get_run
 
     run = get_run(options.run)
