@@ -23,7 +23,6 @@ from lumenspark.device import (
     prepare_process,
 )
 from lumenspark.errors import UserError, first_line
-from lumenspark.evaluation.card import write_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import describe, read_evaluations, store
 from lumenspark.evaluation.weights import load_to_score
@@ -33,6 +32,7 @@ from lumenspark.inspect.pages.render import render_heads_page
 from lumenspark.inspect.recording import TEXT_TOKENS, Recorder, recorded_series
 from lumenspark.loading import load
 from lumenspark.memory import check_memory, on_meta, training_bytes
+from lumenspark.model_card.card import write_card
 from lumenspark.models import (
     LumensparkConfig,
     LumensparkForCausalLM,

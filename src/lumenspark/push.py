@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from lumenspark.errors import UserError
-from lumenspark.evaluation.card import build_card
-from lumenspark.evaluation.run_files import checkpoint_folder
 from lumenspark.evaluation.weights import check_whole
+from lumenspark.model_card.card import build_card
+from lumenspark.model_card.run_files import checkpoint_folder
 
 # What a checkpoint holds besides the model: the state to go on training from, its marker, and
 # figures where it was evaluated as a folder.

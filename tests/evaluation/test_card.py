@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
-from lumenspark.evaluation.card import build_card, check_card, write_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import read_evaluations, store
 from lumenspark.files import file_digest
+from lumenspark.model_card.card import build_card, check_card, write_card
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 
 HEADINGS = [

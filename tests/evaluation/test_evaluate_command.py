@@ -10,8 +10,8 @@ import pytest
 
 from lumenspark.cli import run as lumenspark
 from lumenspark.data.corpora import Corpus
-from lumenspark.evaluation.card import check_card, write_card
 from lumenspark.evaluation.records import read_evaluations
+from lumenspark.model_card.card import check_card, write_card
 
 
 def test_the_card_is_written_again(run: Path, corpus: Corpus) -> None:

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
-from lumenspark.evaluation.card import build_card
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.records import store
+from lumenspark.model_card.card import build_card
 from lumenspark.push import push
 
 TOKEN = "hf_a_token_of_the_stand_in"

@@ -17,10 +17,10 @@ from lumenspark.cli import run as lumenspark
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation import weights as weights_module
-from lumenspark.evaluation.card import build_card, check_card, write_card
 from lumenspark.evaluation.records import read_evaluations
 from lumenspark.evaluation.weights import load_to_score, weights_in
 from lumenspark.files import file_digest, weights_digest
+from lumenspark.model_card.card import build_card, check_card, write_card
 from lumenspark.push import push
 
 WRITER = """

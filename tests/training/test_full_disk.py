@@ -12,7 +12,7 @@ from test_loop import Collected, small
 
 from lumenspark import files, pipeline
 from lumenspark.errors import UserError
-from lumenspark.evaluation.card import check_card
+from lumenspark.model_card.card import check_card
 from lumenspark.runs.checkpoint import find_damage, read_marker
 from lumenspark.runs.run import Run, list_runs
 from lumenspark.sweep import sweep

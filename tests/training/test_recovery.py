@@ -14,8 +14,8 @@ from test_loop import Collected, small, trainer_of
 import lumenspark
 from lumenspark import pipeline
 from lumenspark.errors import UserError
-from lumenspark.evaluation.card import check_card
 from lumenspark.files import write_json
+from lumenspark.model_card.card import check_card
 from lumenspark.runs.checkpoint import find_damage, read_marker, read_state
 from lumenspark.runs.run import Run, list_runs, new_run
 from lumenspark.sweep import sweep

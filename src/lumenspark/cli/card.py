@@ -21,7 +21,7 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "card", arguments)
     from lumenspark.errors import printable
-    from lumenspark.evaluation.card import check_card, write_card
+    from lumenspark.model_card.card import check_card, write_card
     from lumenspark.runs.run import get_run
 
     run = get_run(options.run)

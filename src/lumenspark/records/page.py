@@ -4,8 +4,8 @@ import textwrap
 from pathlib import Path
 from urllib.parse import quote
 
-from lumenspark.evaluation.markdown import code, text
 from lumenspark.files import changing, write_file
+from lumenspark.model_card.markdown import code, text
 from lumenspark.records.book import Record, read_records
 from lumenspark.records.tracks import TRACKS, Track
 

@@ -12,11 +12,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from lumenspark.errors import UserError, printable, reading, shortened
-from lumenspark.evaluation import card_sections as sections
-from lumenspark.evaluation.families import Family, family_of
-from lumenspark.evaluation.markdown import text
-from lumenspark.evaluation.run_files import RunFiles, read_run
 from lumenspark.files import changing, write_file
+from lumenspark.model_card import sections as sections
+from lumenspark.model_card.families import Family, family_of
+from lumenspark.model_card.markdown import text
+from lumenspark.model_card.run_files import RunFiles, read_run
 
 TEMPLATE = Path(__file__).parent / "card_template.md"
 CLOSING_LINE = re.compile(

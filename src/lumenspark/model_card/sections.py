@@ -15,9 +15,9 @@ from urllib.parse import quote
 import yaml
 
 from lumenspark.errors import printable, shortened
-from lumenspark.evaluation.families import Facts, Family
-from lumenspark.evaluation.markdown import LONGEST_NAME, code, fenced, text
-from lumenspark.evaluation.run_files import RunFiles
+from lumenspark.model_card.families import Facts, Family
+from lumenspark.model_card.markdown import LONGEST_NAME, code, fenced, text
+from lumenspark.model_card.run_files import RunFiles
 
 # Not strftime's %b, which follows the locale.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

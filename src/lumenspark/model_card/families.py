@@ -6,7 +6,7 @@ alone, so it is true of every checkpoint whose config names this ``model_type``.
 
 from dataclasses import dataclass
 
-from lumenspark.evaluation.markdown import code
+from lumenspark.model_card.markdown import code
 
 Facts = tuple[tuple[str, str], ...]
 
