@@ -24,7 +24,7 @@ from lumenspark.compression import observe_text, train_windows
 from lumenspark.data.corpora import Corpus, open_corpus
 from lumenspark.device import choose_device
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.records import Evaluation
+from lumenspark.evaluation.results import Evaluation
 from lumenspark.loading import load
 from lumenspark.models.activations import Activations
 from lumenspark.models.compress import compress

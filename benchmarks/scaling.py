@@ -118,10 +118,10 @@ def recipe_of(asked: Trial, data: str) -> Recipe:
 
 
 def train_one(asked: Trial, data: str) -> Result:
+    from lumenspark.evaluation.scoring import card_loss
     from lumenspark.pipeline import make_trainer, set_up
     from lumenspark.reporter import Reporter
     from lumenspark.runs.run import new_run
-    from lumenspark.scoring import card_loss
     from lumenspark.training.loss import autocast
 
     reporter = Reporter()

@@ -19,7 +19,8 @@ from lumenspark.device import choose_device, choose_precision
 from lumenspark.errors import UserError, first_line, quoted
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.probing import check_causal_briefly, default_context
-from lumenspark.evaluation.records import Evaluation
+from lumenspark.evaluation.results import Evaluation
+from lumenspark.evaluation.scoring import Progress
 from lumenspark.files import new_folder
 from lumenspark.hub import split_revision
 from lumenspark.loading import load, locate
@@ -36,7 +37,6 @@ from lumenspark.models.module_ranks import shape_of
 from lumenspark.quiet import quiet
 from lumenspark.recipe import OptimOptions, parse_duration
 from lumenspark.reporter import Reporter
-from lumenspark.scoring import Progress
 from lumenspark.training.loss import make_loss
 from lumenspark.training.optim import build_optimizers, rate_scale, set_rates
 

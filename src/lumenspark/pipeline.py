@@ -24,7 +24,7 @@ from lumenspark.device import (
 )
 from lumenspark.errors import UserError, first_line
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.records import describe, read_evaluations, store
+from lumenspark.evaluation.results import describe, read_evaluations, store
 from lumenspark.evaluation.weights import load_to_score
 from lumenspark.files import set_aside, write_file
 from lumenspark.inspect.contents import heads_content

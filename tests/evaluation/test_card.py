@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.records import read_evaluations, store
+from lumenspark.evaluation.results import read_evaluations, store
 from lumenspark.files import file_digest
 from lumenspark.model_card.card import build_card, check_card, write_card
 from lumenspark.models import LumiereConfig, LumiereForCausalLM

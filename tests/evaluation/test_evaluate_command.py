@@ -10,7 +10,7 @@ import pytest
 
 from lumenspark.cli import run as lumenspark
 from lumenspark.data.corpora import Corpus
-from lumenspark.evaluation.records import read_evaluations
+from lumenspark.evaluation.results import read_evaluations
 from lumenspark.model_card.card import check_card, write_card
 
 

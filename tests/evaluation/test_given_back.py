@@ -16,7 +16,7 @@ from lumenspark.data.documents import cut
 from lumenspark.errors import UserError
 from lumenspark.evaluation.given_back import GivenBack
 from lumenspark.evaluation.perplexity import AS_PLAIN_TEXT, evaluate
-from lumenspark.evaluation.records import describe
+from lumenspark.evaluation.results import describe
 
 PLAIN = (
     """The kettle's lid isn't shut .  It boils, and -- at 100 degrees -- it whistles!

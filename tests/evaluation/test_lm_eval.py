@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 from lumenspark.data.corpora import open_corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.records import describe
+from lumenspark.evaluation.results import describe
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 
 pytest.importorskip("lm_eval")

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from lumenspark.cli import run as lumenspark
-from lumenspark.evaluation.records import read_evaluations
+from lumenspark.evaluation.results import read_evaluations
 
 
 def test_a_tokenizer_that_does_not_know_the_text(

@@ -13,14 +13,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from lumenspark import scoring
 from lumenspark.data.corpora import Corpus, clean_articles, open_corpus
 from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.data.tokens import prepare
 from lumenspark.errors import UserError
+from lumenspark.evaluation import scoring
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.records import describe, read_evaluations, store
-from lumenspark.scoring import card_loss
+from lumenspark.evaluation.results import describe, read_evaluations, store
+from lumenspark.evaluation.scoring import card_loss
 
 
 def nats_of(model: GPT2LMHeadModel, window: list[int]) -> list[float]:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.records import store
+from lumenspark.evaluation.results import store
 from lumenspark.model_card.card import build_card
 from lumenspark.push import push
 

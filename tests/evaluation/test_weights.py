@@ -17,7 +17,7 @@ from lumenspark.cli import run as lumenspark
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation import weights as weights_module
-from lumenspark.evaluation.records import read_evaluations
+from lumenspark.evaluation.results import read_evaluations
 from lumenspark.evaluation.weights import load_to_score, weights_in
 from lumenspark.files import file_digest, weights_digest
 from lumenspark.model_card.card import build_card, check_card, write_card
@@ -26,7 +26,7 @@ from lumenspark.push import push
 WRITER = """
 import json, sys
 from pathlib import Path
-from lumenspark.evaluation.records import Evaluation, store
+from lumenspark.evaluation.results import Evaluation, store
 figures = json.loads(sys.argv[2])
 for stride in range(1, 11):
     evaluation = Evaluation(**(figures | {"stride": stride}))

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 from lumenspark.cli import run as lumenspark
 from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.errors import UserError
-from lumenspark.evaluation.records import Evaluation, describe, read_evaluations, store
+from lumenspark.evaluation.results import Evaluation, describe, read_evaluations, store
 from lumenspark.files import file_digest, weights_digest
 from lumenspark.model_card.card import build_card, check_card, update_card, write_card
 

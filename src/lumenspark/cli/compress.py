@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lumenspark.compression import Compressed, Text
-    from lumenspark.evaluation.records import Evaluation
+    from lumenspark.evaluation.results import Evaluation
     from lumenspark.models.compress import Compression
 
 

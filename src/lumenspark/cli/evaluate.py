@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     options = parse(Arguments, "evaluate", arguments)
     from lumenspark.device import choose_device
     from lumenspark.evaluation.perplexity import evaluate
-    from lumenspark.evaluation.records import describe, store
+    from lumenspark.evaluation.results import describe, store
     from lumenspark.evaluation.weights import load_to_score
     from lumenspark.model_card.card import update_card
     from lumenspark.runs.run import find_run, runs_folder

@@ -67,7 +67,7 @@ def _row(run: "Run", problems: list[str]) -> list[str]:
 
 def _figures(run: "Run", problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The newest figures of the best checkpoint by both protocols; empty where there are none."""
-    from lumenspark.evaluation.records import of_weights, read_evaluations
+    from lumenspark.evaluation.results import of_weights, read_evaluations
     from lumenspark.files import weights_digest
     from lumenspark.runs.checkpoint import checkpoint_step
 

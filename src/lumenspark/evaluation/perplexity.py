@@ -30,8 +30,8 @@ from lumenspark.evaluation.probing import (
     context_limit,
     usable_context,
 )
-from lumenspark.evaluation.records import Evaluation
-from lumenspark.scoring import (
+from lumenspark.evaluation.results import Evaluation
+from lumenspark.evaluation.scoring import (
     CARD_CONTEXT,
     CARD_OVERLAP,
     Progress,

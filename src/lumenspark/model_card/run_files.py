@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lumenspark.errors import UserError, printable, quoted, reading
-from lumenspark.evaluation.records import of_weights, read_evaluations
+from lumenspark.evaluation.results import of_weights, read_evaluations
 from lumenspark.evaluation.weights import check_whole, weights_in
 from lumenspark.training.tracking import read_metrics
 

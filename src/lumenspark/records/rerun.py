@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
-from lumenspark.evaluation.records import read_evaluations
+from lumenspark.evaluation.results import read_evaluations
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.records.book import Trial
 from lumenspark.runs.checkpoint import MARKER

@@ -25,13 +25,13 @@ from torch import Tensor
 from lumenspark.data.tokens import PreparedTokens
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import LONGEST_QUOTE, UserError, first_line, quoted, shortened
+from lumenspark.evaluation.scoring import card_loss
 from lumenspark.files import set_aside, write_json
 from lumenspark.recipe import Recipe
 from lumenspark.reporter import Reporter
 from lumenspark.runs import checkpoint as checkpoints
 from lumenspark.runs.checkpoint import Origin, State, TrainerState
 from lumenspark.runs.run import Run, recipe_digest, tidy_run
-from lumenspark.scoring import card_loss
 from lumenspark.training.loss import Loss, autocast, make_loss
 from lumenspark.training.optim import (
     build_optimizers,
