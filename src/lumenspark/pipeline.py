@@ -59,7 +59,7 @@ from lumenspark.training.text import (
     prepare_recipe_tokens,
     with_full_names,
 )
-from lumenspark.training.tracking import tracker_module
+from lumenspark.training.trackers import tracker_module
 
 LanguageModel = LumiereForCausalLM | LumensparkForCausalLM
 MODELS: dict[str, tuple[type, type[LanguageModel]]] = {

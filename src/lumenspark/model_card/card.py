@@ -1,7 +1,7 @@
 """The model card of a run: README.md, made of the run's files and nothing else.
 
 The text is a pure function of those files (the date included), so a card is checked by making it
-again. The sections are those of the Lumiére model card; the layout is ``card_template.md``.
+again. The sections are those of the Lumiére model card; the layout is ``template.md``.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from lumenspark.model_card.families import Family, family_of
 from lumenspark.model_card.markdown import text
 from lumenspark.model_card.run_files import RunFiles, read_run
 
-TEMPLATE = Path(__file__).parent / "card_template.md"
+TEMPLATE = Path(__file__).parent / "template.md"
 CLOSING_LINE = re.compile(
     r"This model card was generated on [\w ,]+ using model checkpoint '([\w.-]+)' from run '"
 )

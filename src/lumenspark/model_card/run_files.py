@@ -14,7 +14,7 @@ import yaml
 from lumenspark.errors import UserError, printable, quoted, reading
 from lumenspark.evaluation.results import of_weights, read_evaluations
 from lumenspark.evaluation.weights import check_whole, weights_in
-from lumenspark.training.tracking import read_metrics
+from lumenspark.runs.metrics import read_metrics
 
 
 @dataclass(frozen=True)

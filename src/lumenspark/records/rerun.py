@@ -15,9 +15,9 @@ from lumenspark.evaluation.results import read_evaluations
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.records.book import Trial
 from lumenspark.runs.checkpoint import MARKER
+from lumenspark.runs.metrics import read_metrics
 from lumenspark.runs.run import Run, runs_folder
 from lumenspark.training.text import open_recipe_corpus
-from lumenspark.training.tracking import read_metrics
 
 STEADY_STEPS = 100_000  # so many that compiling pays; only a few of them are run
 

@@ -22,7 +22,7 @@ from lumenspark.files import (
     write_json,
 )
 from lumenspark.recipe import Recipe, dump_recipe, load_recipe
-from lumenspark.training.tracking import read_metrics
+from lumenspark.runs.metrics import read_metrics
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"
 ID_LENGTH = 8

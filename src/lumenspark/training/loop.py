@@ -31,6 +31,7 @@ from lumenspark.recipe import Recipe
 from lumenspark.reporter import Reporter
 from lumenspark.runs import checkpoint as checkpoints
 from lumenspark.runs.checkpoint import Origin, State, TrainerState
+from lumenspark.runs.metrics import MetricsLog
 from lumenspark.runs.run import Run, recipe_digest, tidy_run
 from lumenspark.training.loss import Loss, autocast, make_loss
 from lumenspark.training.optim import (
@@ -41,7 +42,7 @@ from lumenspark.training.optim import (
     rate_scale,
     set_rates,
 )
-from lumenspark.training.tracking import MetricsLog, Tracker, open_tracker
+from lumenspark.training.trackers import Tracker, open_tracker
 
 MOST_ROLLBACKS = 3
 RAW = "raw."  # in a trainer's state: weights that are not the average

@@ -1,6 +1,6 @@
-"""Metrics: always to metrics.jsonl, and to a tracker where one is asked for by name.
+"""metrics.jsonl, the metrics of a run.
 
-A line of metrics.jsonl is a measurement (numbers, at a step and after so many tokens) or an event
+A line is a measurement (numbers, at a step and after so many tokens) or an event
 (what happened to the run, such as going back). The file is a helper: a line that cannot be read is
 passed over, and no training ends because of it.
 """
@@ -9,13 +9,10 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from lumenspark.errors import UserError, first_line
 from lumenspark.files import set_aside
-from lumenspark.recipe import Recipe
 
 LARGEST = 2**63  # of a step, a number of tokens, a whole number of any kind
 
@@ -132,62 +129,3 @@ def _last_line_after(content: bytes, step: int) -> int | None:
     start = content.rfind(b"\n", 0, max(0, len(content) - 1)) + 1
     line = _parse(content[start:-1])
     return start if line and "event" not in line and line["step"] > step else None
-
-
-class Tracker(Protocol):
-    """Somewhere else that metrics go."""
-
-    def log(self, metrics: dict[str, float], step: int) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-def tracker_module(name: str) -> Any:
-    """The package behind a tracker. Raises UserError where it is not installed."""
-    try:
-        return import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
-    except ImportError as error:
-        raise UserError(
-            f"train.tracker is {name}, which is not installed: pip install 'lumenspark[{name}]'"
-        ) from error
-
-
-def open_tracker(name: str, run_path: Path, recipe: Recipe) -> Tracker | None:
-    """The tracker of that name, None for ``none``. Raises UserError where it does not start."""
-    if name == "none":
-        return None
-    module = tracker_module(name)
-    try:
-        if name == "tensorboard":
-            return _TensorBoard(module.SummaryWriter(str(run_path / "tensorboard")))
-        return _Session(module.init(project=recipe.name, name=run_path.name))
-    except Exception as error:  # a server out of reach, a missing login, a name it does not take
-        raise UserError(
-            f"train.tracker {name} does not start ({first_line(error)}): set it up, or set "
-            "train.tracker to none"
-        ) from error
-
-
-class _TensorBoard:
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-
-    def finish(self) -> None:
-        self._writer.close()
-
-
-class _Session:
-    """wandb's run, and trackio's, which has the same face."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self._session.log(metrics, step=step)
-
-    def finish(self) -> None:
-        self._session.finish()
