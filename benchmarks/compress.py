@@ -20,14 +20,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from lumenspark.compression import observe_text, train_windows
+from lumenspark.compression.activations import Activations
+from lumenspark.compression.compress_model import observe_text, train_windows
+from lumenspark.compression.svd import compress
 from lumenspark.data.corpora import Corpus, open_corpus
 from lumenspark.device import choose_device
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.results import Evaluation
 from lumenspark.loading import load
-from lumenspark.models.activations import Activations
-from lumenspark.models.compress import compress
 from lumenspark.reporter import Reporter
 
 

@@ -26,12 +26,12 @@ from transformers import (
 
 import lumenspark
 import lumenspark.files
+from lumenspark.compression.svd import compress
 from lumenspark.data.tokenizer import load_tokenizer, to_transformers, train_tokenizer
 from lumenspark.errors import UserError
 from lumenspark.loading import load_model
 from lumenspark.model_folder import open_model_folder
 from lumenspark.models import LumensparkForCausalLM
-from lumenspark.models.compress import compress
 from lumenspark.runs.checkpoint import save_checkpoint
 
 TOKENS: dict[str, Any] = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1}

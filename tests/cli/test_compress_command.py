@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 import lumenspark as package
 from lumenspark.cli import run
-from lumenspark.compression import heal
+from lumenspark.compression.compress_model import heal
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
 from lumenspark.data.windows import TrainingWindows

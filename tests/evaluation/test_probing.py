@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from lumenspark.compression import Text, compress_model
+from lumenspark.compression.compress_model import Text, compress_model
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.errors import UserError

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 import lumenspark
-import lumenspark.compression
+import lumenspark.compression.compress_model
 from lumenspark.cli import run
-from lumenspark.compression import Text, compress_model
+from lumenspark.compression.compress_model import Text, compress_model
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
 from lumenspark.errors import UserError
@@ -82,8 +82,10 @@ def test_layers_of_a_subclass_are_refused_before_any_text_is_read(
     saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: Path
 ) -> None:
     corpus = open_corpus(str(text))
-    monkeypatch.setattr(lumenspark.compression, "prepare", None)  # calling it is an error
-    monkeypatch.setattr(lumenspark.compression, "evaluate", None)
+    monkeypatch.setattr(
+        lumenspark.compression.compress_model, "prepare", None
+    )  # calling it is an error
+    monkeypatch.setattr(lumenspark.compression.compress_model, "evaluate", None)
     with pytest.raises(UserError, match=r"no linear layers.*not their subclasses.*4 FalconLinear"):
         compress_model(str(saved("falcon")), tmp_path / "out", params=0.5, text=Text(corpus))
     assert not (tmp_path / "out").exists()
@@ -110,7 +112,7 @@ def test_what_does_not_load_again_is_no_folder(
 def test_a_folder_that_gives_other_logits_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = lumenspark.compression.load
+    real = lumenspark.compression.compress_model.load
 
     def altered(name: str, *others: Any, **options: Any) -> Any:
         model, tokenizer = real(name, *others, **options)
@@ -118,7 +120,7 @@ def test_a_folder_that_gives_other_logits_is_none(
             model.model.norm.weight.data.mul_(1.5)
         return model, tokenizer
 
-    monkeypatch.setattr(lumenspark.compression, "load", altered)
+    monkeypatch.setattr(lumenspark.compression.compress_model, "load", altered)
     folder = save_family("llama", tmp_path / "llama")
     assert run(["compress", str(folder), str(tmp_path / "out"), "--rank", "2"]) == 2
     assert "gives other logits when it is loaded again" in sentence(capsys)

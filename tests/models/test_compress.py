@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
+from lumenspark.compression.activations import Activations
+from lumenspark.compression.rank_allocation import Options, ranks_by_size
+from lumenspark.compression.svd import compress, linear_layers, observe
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
-from lumenspark.models.activations import Activations
-from lumenspark.models.compress import compress, linear_layers, observe
 from lumenspark.models.lowrank import LowRankLinear
-from lumenspark.models.rank_choice import Options, ranks_by_size
 
 
 @pytest.fixture

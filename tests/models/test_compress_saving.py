@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from lumenspark.compression.svd import compress, observe
 from lumenspark.models import LumiereConfig, LumiereForCausalLM, modeling_compressed
-from lumenspark.models.compress import compress, observe
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from lumenspark.cli.parsing import Model, parse
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lumenspark.compression import Compressed, Text
+    from lumenspark.compression.compress_model import Compressed, Text
+    from lumenspark.compression.svd import Compression
     from lumenspark.evaluation.results import Evaluation
-    from lumenspark.models.compress import Compression
 
 
 @dataclass
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
     options = parse(Arguments, "compress", arguments)
     from rich.console import Console
 
-    from lumenspark.compression import compress_model
+    from lumenspark.compression.compress_model import compress_model
 
     made = compress_model(
         options.model,
@@ -106,7 +106,7 @@ def main(arguments: list[str]) -> None:
 
 def _text(options: Arguments) -> "Text | None":
     """The text of --data, or a run's own; None where there is neither, and none is needed."""
-    from lumenspark.compression import Text
+    from lumenspark.compression.compress_model import Text
     from lumenspark.runs.run import find_run
 
     is_folder = (Path(options.model) / "config.json").is_file()

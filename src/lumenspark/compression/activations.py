@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .module_ranks import shape_of
+from lumenspark.models.module_ranks import shape_of
 
 LOGITS_PER_BATCH = 2**23  # of one pass: 32 MiB of float32, and a few times as much around them
 

@@ -12,6 +12,15 @@ from typing import Any
 
 import torch
 
+from lumenspark.compression.activations import Activations
+from lumenspark.compression.svd import (
+    Compression,
+    check_choice,
+    check_model,
+    compress,
+    linear_layers,
+    observe,
+)
 from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
@@ -24,15 +33,6 @@ from lumenspark.evaluation.scoring import Progress
 from lumenspark.files import new_folder
 from lumenspark.hub import split_revision
 from lumenspark.loading import load, locate
-from lumenspark.models.activations import Activations
-from lumenspark.models.compress import (
-    Compression,
-    check_choice,
-    check_model,
-    compress,
-    linear_layers,
-    observe,
-)
 from lumenspark.models.module_ranks import shape_of
 from lumenspark.quiet import quiet
 from lumenspark.recipe import OptimOptions, parse_duration
