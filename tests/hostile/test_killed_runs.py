@@ -19,7 +19,7 @@ from command_line import SMALL
 from lumenspark import pipeline
 from lumenspark.runs.checkpoint import find_damage
 from lumenspark.runs.run import list_runs
-from lumenspark.sweep import sweep
+from lumenspark.sweep.runner import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -18,7 +18,7 @@ from lumenspark.files import write_json
 from lumenspark.model_card.card import check_card
 from lumenspark.runs.checkpoint import find_damage, read_marker, read_state
 from lumenspark.runs.run import Run, list_runs, new_run
-from lumenspark.sweep import sweep
+from lumenspark.sweep.runner import sweep
 from lumenspark.training.loop import Stopped, Trainer
 
 FINISHED = {

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumenspark.errors import UserError
-from lumenspark.sweeping.space import Range, Space
-from lumenspark.sweeping.trials import Trial
+from lumenspark.sweep.space import Range, Space
+from lumenspark.sweep.trials import Trial
 
 
 class Grid:

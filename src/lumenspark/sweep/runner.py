@@ -44,9 +44,9 @@ from lumenspark.reporter import Reporter
 from lumenspark.runs.checkpoint import prune_checkpoints
 from lumenspark.runs.environment import describe_environment
 from lumenspark.runs.run import Run, make_run, runs_folder, tidy_runs
-from lumenspark.sweeping.search import Grid, Sampler, make_search
-from lumenspark.sweeping.space import Range, Space, changes_cost, make_space
-from lumenspark.sweeping.trials import Training, Trial, best_first, read_trials, write_trials
+from lumenspark.sweep.search import Grid, Sampler, make_search
+from lumenspark.sweep.space import Range, Space, changes_cost, make_space
+from lumenspark.sweep.trials import Training, Trial, best_first, read_trials, write_trials
 from lumenspark.training.loop import DivergedError, Stopped, Trainer
 from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens, with_full_names
 
