@@ -31,7 +31,7 @@ import tyro
 from scaling_law import Law, Point, draw, fit, spread
 
 from lumenspark.recipe import Recipe, load_recipe, with_overrides
-from lumenspark.training.sizes import parse_size, scaled
+from lumenspark.training.scaling import parse_size, scaled
 
 RATE_SIZES = ("300k", "1m", "3m")
 RATE_TOKENS = 750_000

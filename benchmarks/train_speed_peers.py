@@ -167,7 +167,7 @@ def rows(options: argparse.Namespace) -> np.ndarray:
 
 def peaks(batch_size: int) -> dict[str, float]:
     """FLOP/s in bfloat16: of one large product, and of a training step's products by themselves."""
-    from lumenspark.training.speed import matmul_peak
+    from lumenspark.training.mfu import matmul_peak
 
     products = step_products(batch_size)
     flops = sum(times * product_flops(a, b) for a, b, times in products)

@@ -11,9 +11,9 @@ from torch import nn
 import lumenspark.memory as memory
 from lumenspark.cli import run
 from lumenspark.errors import UserError
-from lumenspark.estimates import quick_estimate
 from lumenspark.pipeline import NO_TOKENS, model_of
 from lumenspark.recipe import load_recipe, with_overrides
+from lumenspark.training.estimate import quick_estimate
 
 MANY = str(10**12)
 TOO_LARGE = [

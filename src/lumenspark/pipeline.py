@@ -50,9 +50,8 @@ from lumenspark.recipe import (
 from lumenspark.reporter import Reporter
 from lumenspark.runs.environment import describe_environment, mend_environment
 from lumenspark.runs.run import Run, get_run, new_run, tidy_runs
-from lumenspark.training.curves import draw_curves
-from lumenspark.training.loop import Trainer, sample_text
-from lumenspark.training.sizes import check_starts_afresh, scaled
+from lumenspark.training.plots import draw_curves
+from lumenspark.training.scaling import check_starts_afresh, scaled
 from lumenspark.training.teachers import seconds_to_ask, train_teachers
 from lumenspark.training.text import (
     open_recipe_corpus,
@@ -60,6 +59,7 @@ from lumenspark.training.text import (
     with_full_names,
 )
 from lumenspark.training.trackers import tracker_module
+from lumenspark.training.trainer import Trainer, sample_text
 
 LanguageModel = LumiereForCausalLM | LumensparkForCausalLM
 MODELS: dict[str, tuple[type, type[LanguageModel]]] = {
@@ -93,11 +93,11 @@ def train(
     """Train a recipe, evaluate its best checkpoint, write curves and card. Returns the run.
 
     ``recipe`` is a preset's name, a path to a YAML file, or a :class:`Recipe`. A ``size`` such as
-    ``"3m"`` scales it (:func:`~lumenspark.training.sizes.scaled`). ``overrides`` are its keys:
+    ``"3m"`` scales it (:func:`~lumenspark.training.scaling.scaled`). ``overrides`` are its keys:
     ``data="…"``, ``budget="5m"``, ``train={"steps": 500}``; naming the steps drops a preset's
     budget. A budget counts from ``started`` (``time.monotonic()``; now unless given).
 
-    Raises UserError for what cannot work, and :class:`~lumenspark.training.loop.Stopped` when
+    Raises UserError for what cannot work, and :class:`~lumenspark.training.trainer.Stopped` when
     asked to stop.
     """
     started = time.monotonic() if started is None else started

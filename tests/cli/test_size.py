@@ -13,7 +13,7 @@ from lumenspark.errors import UserError
 from lumenspark.pipeline import train
 from lumenspark.recipe import load_recipe
 from lumenspark.runs.run import list_runs
-from lumenspark.training.sizes import scaled
+from lumenspark.training.scaling import scaled
 
 Capture = pytest.CaptureFixture[str]
 

@@ -25,7 +25,7 @@ from lumenspark.recipe import (
     recipe_names,
     with_overrides,
 )
-from lumenspark.training.sizes import parse_size
+from lumenspark.training.scaling import parse_size
 
 LONGEST_MESSAGE = 700  # characters
 

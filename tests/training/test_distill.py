@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
-from lumenspark.training.distill import sample_predictions, systematic_samples
+from lumenspark.training.distillation import sample_predictions, systematic_samples
 
 VOCABULARY, CONTEXT = 40, 16
 

@@ -17,7 +17,7 @@ from lumenspark.runs.checkpoint import find_damage, read_marker
 from lumenspark.runs.metrics import MetricsLog, read_metrics
 from lumenspark.runs.run import Run, list_runs
 from lumenspark.sweep.runner import sweep
-from lumenspark.training.loop import Trainer
+from lumenspark.training.trainer import Trainer
 
 
 @contextmanager

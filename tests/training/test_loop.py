@@ -20,8 +20,8 @@ from lumenspark.recipe import OptimOptions, Recipe, load_recipe, with_overrides
 from lumenspark.reporter import Reporter
 from lumenspark.runs import checkpoint
 from lumenspark.runs.run import Run, new_run
-from lumenspark.training.loop import Trainer
-from lumenspark.training.optim import build_optimizers, rate_scale
+from lumenspark.training.optimizers import build_optimizers, rate_scale
+from lumenspark.training.trainer import Trainer
 
 
 class Collected(Reporter):

@@ -19,7 +19,7 @@ from lumenspark.model_card.card import check_card
 from lumenspark.runs.checkpoint import find_damage, read_marker, read_state
 from lumenspark.runs.run import Run, list_runs, new_run
 from lumenspark.sweep.runner import sweep
-from lumenspark.training.loop import Stopped, Trainer
+from lumenspark.training.trainer import Stopped, Trainer
 
 FINISHED = {
     *("README.md", "checkpoints", "environment.json", "evaluation.json", "loss.svg"),
@@ -353,7 +353,7 @@ def test_trials_and_teachers_are_told_apart(text_folder: Path, own_runs: Path) -
 def test_a_run_whose_validation_is_never_a_number_has_its_end(
     text_folder: Path, own_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lumenspark.training.loop.card_loss", lambda *_, **__: (math.nan, 1))
+    monkeypatch.setattr("lumenspark.training.trainer.card_loss", lambda *_, **__: (math.nan, 1))
     run = pipeline.train(small(text_folder), reporter=Collected())
     assert read_marker(run.checkpoint("best")).step == 4, "of the first validation"
     assert (run.path / "README.md").is_file()

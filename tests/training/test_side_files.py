@@ -403,7 +403,7 @@ class Failing:
 def test_a_tracker_that_fails_ends_no_training(
     text_folder: Path, own_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lumenspark.training.loop.open_tracker", lambda *_: Failing())
+    monkeypatch.setattr("lumenspark.training.trainer.open_tracker", lambda *_: Failing())
     reporter = Collected()
     run = pipeline.train(small(text_folder), reporter=reporter)
     assert steps(run.metrics_file) == [2, 4, 6, 8, 10, 12]

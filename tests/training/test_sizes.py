@@ -7,7 +7,7 @@ import pytest
 from lumenspark.errors import UserError
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 from lumenspark.recipe import load_recipe, with_overrides
-from lumenspark.training.sizes import nearest_shape, parameter_count, parse_size, scaled
+from lumenspark.training.scaling import nearest_shape, parameter_count, parse_size, scaled
 
 LUMIERE = load_recipe("lumiere-1m")
 

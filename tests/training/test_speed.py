@@ -16,7 +16,7 @@ from lumenspark.models import (
 )
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.reporter import Reporter
-from lumenspark.training.speed import Speed, flops_per_token, training_speed
+from lumenspark.training.mfu import Speed, flops_per_token, training_speed
 
 
 def test_operations_of_lumiere_1m_as_counted_by_hand() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from lumenspark.recipe import Recipe, load_recipe, recipe_from, recipe_names
-from lumenspark.training.sizes import check_starts_afresh, scaled
+from lumenspark.training.scaling import check_starts_afresh, scaled
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ def _show() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lumenspark.estimates import quick_estimate
     from lumenspark.recipe import load_recipe, recipe_names
+    from lumenspark.training.estimate import quick_estimate
 
     table = Table(box=None, header_style="bold")
     for name in ("recipe", "data", "parameters", "context", "time here"):

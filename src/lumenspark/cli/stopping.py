@@ -8,7 +8,7 @@ from contextlib import contextmanager
 @contextmanager
 def saved_when_stopped() -> Iterator[None]:
     """Exit code 128 + the signal's number, as shells expect, after a word on how to go on."""
-    from lumenspark.training.loop import Stopped
+    from lumenspark.training.trainer import Stopped
 
     try:
         yield

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     if "train.steps" in vary and any(each.split("=")[0] == "--budget" for each in others):
         raise UserError("--budget sets train.steps, so both cannot be given: leave one out")
     from lumenspark.sweep.runner import sweep
-    from lumenspark.training.loop import Stopped
+    from lumenspark.training.trainer import Stopped
 
     try:
         trials = sweep(recipe, vary=vary, seeds=options.seeds, trials=options.trials)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lumenspark.cli.parsing import parse_recipe
 
 if TYPE_CHECKING:
-    from lumenspark.estimates import Estimate
+    from lumenspark.training.estimate import Estimate
 
 
 def main(arguments: list[str]) -> int:
@@ -18,8 +18,8 @@ def main(arguments: list[str]) -> int:
     dry_run = "--dry-run" in arguments
     arguments = [argument for argument in arguments if argument != "--dry-run"]
     recipe = parse_recipe("train", about, arguments)
-    from lumenspark.estimates import estimate
     from lumenspark.pipeline import train
+    from lumenspark.training.estimate import estimate
 
     if dry_run:
         print_estimate(estimate(recipe))

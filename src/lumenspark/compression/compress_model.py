@@ -38,7 +38,7 @@ from lumenspark.quiet import quiet
 from lumenspark.recipe import OptimOptions, parse_duration
 from lumenspark.reporter import Reporter
 from lumenspark.training.loss import make_loss
-from lumenspark.training.optim import build_optimizers, rate_scale, set_rates
+from lumenspark.training.optimizers import build_optimizers, rate_scale, set_rates
 
 WHITEN_TOKENS = 32_768  # a Lumiére-1M whitened by 4,096 or 65,536 has a perplexity within 3%
 HEAL_TOKENS = 4096  # of one step

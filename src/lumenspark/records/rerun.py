@@ -102,7 +102,7 @@ def measure_speed(recipe: str, data: str, seed: int) -> Trial:
     from lumenspark import pipeline
     from lumenspark.reporter import Reporter
     from lumenspark.runs.environment import describe_environment
-    from lumenspark.training.speed import training_speed
+    from lumenspark.training.mfu import training_speed
 
     steady = {"data": data, "seed": seed, "train.steps": STEADY_STEPS, "inspect.every": 0}
     reporter = Reporter()

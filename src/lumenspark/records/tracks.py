@@ -106,7 +106,7 @@ TRACKS = {
         title="Training tokens per second",
         about=(
             "Whole training steps in steady state, and the share of this machine's peak that they "
-            "reach: operations of the model's matrix products (`training/speed.py` has the "
+            "reach: operations of the model's matrix products (`training/mfu.py` has the "
             "formula), over what a product of two matrices of 2048 x 2048 reaches in the "
             "same precision. It holds where the share is at least 85% of the recorded one, so "
             "other machines can be compared."

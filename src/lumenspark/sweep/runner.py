@@ -47,8 +47,8 @@ from lumenspark.runs.run import Run, make_run, runs_folder, tidy_runs
 from lumenspark.sweep.search import Grid, Sampler, make_search
 from lumenspark.sweep.space import Range, Space, changes_cost, make_space
 from lumenspark.sweep.trials import Training, Trial, best_first, read_trials, write_trials
-from lumenspark.training.loop import DivergedError, Stopped, Trainer
 from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens, with_full_names
+from lumenspark.training.trainer import DivergedError, Stopped, Trainer
 
 
 def sweep(
@@ -73,7 +73,7 @@ def sweep(
     values measured. The text is prepared before, and counts for no training's budget.
 
     ``recipe`` and ``overrides`` are those of :func:`lumenspark.train`. Raises UserError for what
-    cannot work, before anything is trained, and :class:`~lumenspark.training.loop.Stopped` when
+    cannot work, before anything is trained, and :class:`~lumenspark.training.trainer.Stopped` when
     asked to stop, after saving.
     """
     reporter = reporter or Reporter()

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from lumenspark.files import set_aside
 from lumenspark.recipe import Recipe, with_overrides
 from lumenspark.runs.run import Run, make_run
-from lumenspark.training.distill import sample_predictions
-from lumenspark.training.loop import Stopped, Trainer
+from lumenspark.training.distillation import sample_predictions
 from lumenspark.training.loss import autocast
+from lumenspark.training.trainer import Stopped, Trainer
 
 TIMED_TOKENS = 16_384  # a second of asking, or less
 

@@ -34,7 +34,7 @@ from lumenspark.runs.checkpoint import Origin, State, TrainerState
 from lumenspark.runs.metrics import MetricsLog
 from lumenspark.runs.run import Run, recipe_digest, tidy_run
 from lumenspark.training.loss import Loss, autocast, make_loss
-from lumenspark.training.optim import (
+from lumenspark.training.optimizers import (
     build_optimizers,
     load_optimizer_tensors,
     optimizer_misfit,

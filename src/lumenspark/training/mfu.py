@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from lumenspark.training.loop import Trainer
+from lumenspark.training.trainer import Trainer
 
 # Rows and columns of the matrices whose product sets the peak: large enough to keep all units busy.
 PRODUCT = 2048
