@@ -29,7 +29,7 @@ import tyro
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lumenspark.data.cache import cache_folder
+from lumenspark.data.cache_folder import cache_folder
 from lumenspark.device import prepare_process
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.models.attention import attention_weights

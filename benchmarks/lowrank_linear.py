@@ -16,7 +16,7 @@ import torch
 import tyro
 from torch import nn
 
-from lumenspark.data.cache import cache_folder
+from lumenspark.data.cache_folder import cache_folder
 from lumenspark.device import prepare_process
 from lumenspark.models.lowrank import LowRankLinear, highest_rank
 

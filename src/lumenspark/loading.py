@@ -133,7 +133,7 @@ def _config(source: ModelFolder, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     from lumenspark.models import LumensparkConfig
-    from lumenspark.models.old_checkpoints import is_old_config
+    from lumenspark.models.legacy_checkpoints import is_old_config
 
     if is_old_config(source.config):  # lumenspark 0.1 need not say there what model it is
         config = LumensparkConfig.from_dict(dict(source.config))
@@ -154,7 +154,7 @@ def _model_class(source: ModelFolder) -> Any:
     from transformers import AutoModelForCausalLM
 
     from lumenspark.models import LumensparkForCausalLM, modeling_compressed
-    from lumenspark.models.old_checkpoints import is_old_config
+    from lumenspark.models.legacy_checkpoints import is_old_config
 
     if is_old_config(source.config):
         return LumensparkForCausalLM
@@ -262,7 +262,7 @@ def check_generation(model: Any, tokenizer: Any) -> None:
 
 def _load_tokenizer(source: ModelFolder, model: Any, trust_remote_code: bool) -> Any:
     from lumenspark.data.tokenizer import has_tokenizer, read_tokenizer
-    from lumenspark.models.old_checkpoints import gpt2_tokenizer, has_gpt2_entries, is_old_config
+    from lumenspark.models.legacy_checkpoints import gpt2_tokenizer, has_gpt2_entries, is_old_config
 
     is_old = is_old_config(source.config) and has_gpt2_entries(model.config)
     if is_old and not has_tokenizer(source.path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lumenspark.data.cache import cache_folder
+from lumenspark.data.cache_folder import cache_folder
 from lumenspark.data.corpora import Corpus
 from lumenspark.data.tokenizer import SMALLEST, load_tokenizer, to_transformers
 from lumenspark.data.tokens import PreparedTokens

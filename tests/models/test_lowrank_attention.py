@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lumenspark.models.lowrank import Project, chunked
-from lumenspark.models.lowrank_blocks import EMPTY, block_attention, slot_means
-from lumenspark.models.lowrank_map import lowrank_attention_map
+from lumenspark.models.lowrank_attention_blocks import EMPTY, block_attention, slot_means
+from lumenspark.models.lowrank_attention_map import lowrank_attention_map
 
 Form = Callable[[Case], Tensor]
 

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lumenspark.models.lowrank import LowRankState, Project, chunked, step
-from lumenspark.models.lowrank_blocks import SCORES_PER_SEGMENT
+from lumenspark.models.lowrank_attention_blocks import SCORES_PER_SEGMENT
 
 HEADS, SIZE, SLOTS, WINDOW = 2, 4, 3, 2
 

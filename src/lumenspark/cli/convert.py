@@ -71,7 +71,7 @@ def _load(options: Arguments) -> "tuple[Path, LumensparkForCausalLM]":
     from lumenspark.loading import load_model, locate
     from lumenspark.model_folder import open_model_folder
     from lumenspark.models import LumensparkForCausalLM
-    from lumenspark.models.old_checkpoints import OLD_KEYS, is_old_config
+    from lumenspark.models.legacy_checkpoints import OLD_KEYS, is_old_config
     from lumenspark.quiet import quiet
 
     name = options.old

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from lumenspark.data.cache import cache_folder, writing_below
+from lumenspark.data.cache_folder import cache_folder, writing_below
 from lumenspark.data.documents import SHARES, Corpus, Piece, cut, in_split
 from lumenspark.data.split_names import SPLITS
 from lumenspark.files import remove_leftovers, write_file

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from lumenspark.data.cache import cache_folder, naming, writing_below
+from lumenspark.data.cache_folder import cache_folder, naming, writing_below
 from lumenspark.data.documents import Corpus, Piece, shown
 from lumenspark.data.split_names import SPLITS
 from lumenspark.data.tokenizer import (

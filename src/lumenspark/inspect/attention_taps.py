@@ -16,7 +16,7 @@ from lumenspark.inspect.anatomy import Block, Columns, lowrank, rotated
 from lumenspark.inspect.taps import Taps, plus
 from lumenspark.models.attention import attention_weights, causal_mask, dense_mask
 from lumenspark.models.lowrank import write_weights
-from lumenspark.models.lowrank_map import (
+from lumenspark.models.lowrank_attention_map import (
     all_present,
     read_weights,
     text_positions,

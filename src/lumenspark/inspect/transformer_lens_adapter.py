@@ -48,7 +48,7 @@ from transformer_lens.model_bridge.generalized_components import (
 
 import lumenspark.models  # noqa: F401  # so that transformers knows our configs and models
 from lumenspark.errors import UserError
-from lumenspark.models.lowrank_map import lowrank_attention_map
+from lumenspark.models.lowrank_attention_map import lowrank_attention_map
 
 
 class DenseAttention(PositionEmbeddingsAttentionBridge):

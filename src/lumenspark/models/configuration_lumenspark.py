@@ -17,8 +17,8 @@ from .config_checks import (
     checked,
     quoted,
 )
+from .legacy_checkpoints import is_old_config, translate_config
 from .lowrank import highest_rank
-from .old_checkpoints import is_old_config, translate_config
 from .tensor_names import TensorSizes
 
 # Slots, and tokens in a window, that make sense with any ``seq_length``.

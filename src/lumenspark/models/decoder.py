@@ -15,6 +15,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from .context_window import check_length, positions_from_mask
 from .packing import (
     FLASH_ARGUMENTS,
     check_mask,
@@ -24,7 +25,6 @@ from .packing import (
     traced,
 )
 from .tensor_names import Shape, tensor_names
-from .window import check_length, positions_from_mask
 
 
 class DecoderMixin:

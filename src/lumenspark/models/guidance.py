@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-from .window import remembered
+from .context_window import remembered
 
 
 class GuidanceWithinContext(UnbatchedClassifierFreeGuidanceLogitsProcessor):

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .lowrank_blocks import EMPTY, block_attention, slot_means
-from .lowrank_state import LowRankState, lay_out, take
+from .lowrank_attention_blocks import EMPTY, block_attention, slot_means
+from .lowrank_attention_state import LowRankState, lay_out, take
 from .peft_names import let_peft_reach
 
 

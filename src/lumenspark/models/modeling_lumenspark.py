@@ -16,6 +16,13 @@ from .configuration_lumenspark import LumensparkConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
 from .layers import LayerScale
+from .legacy_checkpoints import (
+    HUB_ARGUMENTS,
+    gpt2_tokenizer,
+    has_gpt2_entries,
+    read_old_config,
+    read_old_weights,
+)
 from .lowrank import (
     LowRankLinear,
     LowRankState,
@@ -23,15 +30,8 @@ from .lowrank import (
     linear_std,
     step,
 )
-from .lowrank_map import lowrank_attention_map
-from .lowrank_packed import packed_attention
-from .old_checkpoints import (
-    HUB_ARGUMENTS,
-    gpt2_tokenizer,
-    has_gpt2_entries,
-    read_old_config,
-    read_old_weights,
-)
+from .lowrank_attention_map import lowrank_attention_map
+from .lowrank_attention_packed import packed_attention
 from .packing import Texts, low_rank_texts, recent_mask
 
 

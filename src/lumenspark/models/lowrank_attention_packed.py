@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .lowrank import chunked
-from .lowrank_map import lowrank_attention_map
+from .lowrank_attention_map import lowrank_attention_map
 from .packing import Texts
 
 

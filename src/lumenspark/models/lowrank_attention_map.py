@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .lowrank import Project, without_autocast, write_weights
-from .lowrank_blocks import EMPTY, slot_means
+from .lowrank_attention_blocks import EMPTY, slot_means
 
 
 @without_autocast
