@@ -21,7 +21,7 @@ _HOME = {
     "LumensparkModel": "lumenspark.models",
     "LumensparkCache": "lumenspark.models",
     "Recipe": "lumenspark.recipe",
-    "inspect_names": "lumenspark.inspect.anatomy",
+    "inspect_names": "lumenspark.inspect.architectures",
     "load": "lumenspark.loading",
     "patch": "lumenspark.inspect.patch",
     "trace": "lumenspark.inspect.trace",

@@ -27,7 +27,7 @@ from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.results import describe, read_evaluations, store
 from lumenspark.evaluation.weights import load_to_score
 from lumenspark.files import set_aside, write_file
-from lumenspark.inspect.contents import heads_content
+from lumenspark.inspect.pages.build import heads_content
 from lumenspark.inspect.pages.render import render_heads_page
 from lumenspark.inspect.recording import TEXT_TOKENS, Recorder, recorded_series
 from lumenspark.loading import load

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lumenspark.files import write_file
-from lumenspark.inspect.contents import heads_content, text_content
+from lumenspark.inspect.pages.build import heads_content, text_content
 from lumenspark.inspect.pages.render import render_heads_page, render_text_page
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lumenspark.errors import UserError
 from lumenspark.inspect import add, inspect_names, mean, patch, replace, trace, zero
-from lumenspark.inspect.attention_taps import AttentionTaps
+from lumenspark.inspect.attention_hooks import AttentionTaps
 from lumenspark.models import LumiereForCausalLM
 
 Place = tuple[int | slice, ...]

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _text_page(options: Arguments, text: str, whole: list[tuple[int, int]]) -> str:
-    from lumenspark.inspect.contents import text_content
+    from lumenspark.inspect.pages.build import text_content
     from lumenspark.inspect.pages.content import CompareContent
     from lumenspark.inspect.pages.render import render_compare_page, render_text_page
 
@@ -78,7 +78,7 @@ def _text_page(options: Arguments, text: str, whole: list[tuple[int, int]]) -> s
 
 
 def _heads_page(options: Arguments) -> str:
-    from lumenspark.inspect.contents import heads_content
+    from lumenspark.inspect.pages.build import heads_content
     from lumenspark.inspect.pages.render import render_heads_page
     from lumenspark.inspect.recording import recorded_series
 
@@ -91,7 +91,7 @@ def _heads_page(options: Arguments) -> str:
 def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
     """A model, its tokenizer, and what to call it."""
     from lumenspark.device import choose_device
-    from lumenspark.inspect.anatomy import anatomy_of
+    from lumenspark.inspect.architectures import anatomy_of
     from lumenspark.loading import load
 
     model, tokenizer = load(

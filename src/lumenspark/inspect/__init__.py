@@ -10,10 +10,14 @@ docs/looking-inside.md is the way in. Where things are, from the modules of a mo
 - transformer_lens_adapter.py: for TransformerLens alone
 """
 
-from lumenspark.inspect.anatomy import inspect_names
-from lumenspark.inspect.experiments import PatchingEffects, activation_patching, steering_vector
+from lumenspark.inspect.activation_patching import (
+    PatchingEffects,
+    activation_patching,
+    steering_vector,
+)
+from lumenspark.inspect.architectures import inspect_names
 from lumenspark.inspect.heads import HeadScores, ablate_heads, entropy, head_scores, repeated_tokens
-from lumenspark.inspect.lens import Attribution, LogitLens, attribution, logit_lens
+from lumenspark.inspect.logit_lens import Attribution, LogitLens, attribution, logit_lens
 from lumenspark.inspect.patch import add, mean, patch, replace, zero
 from lumenspark.inspect.ranks import HeldToken, effective_ranks, slot_contents
 from lumenspark.inspect.trace import Trace, trace

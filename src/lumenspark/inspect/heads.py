@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.architectures import anatomy_of
 from lumenspark.inspect.inputs import Text
 from lumenspark.inspect.patch import Edit, patch, zero
 from lumenspark.inspect.trace import Trace, in_evaluation, trace

@@ -3,8 +3,11 @@
 from html import escape
 from typing import Any
 
-from lumenspark.inspect.anatomy import anatomy_of
-from lumenspark.inspect.contents import (
+from lumenspark.inspect.activation_patching import PatchingEffects
+from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.heads import HeadScores
+from lumenspark.inspect.logit_lens import Attribution, LogitLens
+from lumenspark.inspect.pages.build import (
     guesses_of,
     model_facts,
     next_guesses,
@@ -12,9 +15,6 @@ from lumenspark.inspect.contents import (
     text_facts,
     top_guesses,
 )
-from lumenspark.inspect.experiments import PatchingEffects
-from lumenspark.inspect.heads import HeadScores
-from lumenspark.inspect.lens import Attribution, LogitLens
 from lumenspark.inspect.pages.content import Guess, HeadMap, HeadsContent, TextContent, head_map
 from lumenspark.inspect.pages.render import notebook_html, render_heads_page, render_text_page
 from lumenspark.inspect.trace import Trace

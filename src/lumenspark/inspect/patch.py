@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import inspect_names
+from lumenspark.inspect.architectures import inspect_names
+from lumenspark.inspect.hook_context import tapped
+from lumenspark.inspect.hooks import Function
 from lumenspark.inspect.selection import Index, matching, split_index
-from lumenspark.inspect.tapped import tapped
-from lumenspark.inspect.taps import Function
 
 Edit = Callable[[Tensor], Tensor]
 

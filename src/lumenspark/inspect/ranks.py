@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.architectures import anatomy_of
 from lumenspark.inspect.inputs import Text
 from lumenspark.inspect.trace import trace
 from lumenspark.models.module_ranks import is_linear, weight_of

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.architectures import anatomy_of
 from lumenspark.inspect.heads import losses_of_both, repeated_tokens, score_patterns
 from lumenspark.inspect.pages.content import Curve
 from lumenspark.inspect.trace import in_evaluation, token_losses, trace

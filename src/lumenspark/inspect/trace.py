@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import inspect_names
+from lumenspark.inspect.architectures import inspect_names
+from lumenspark.inspect.hook_context import tapped
+from lumenspark.inspect.hooks import Function
 from lumenspark.inspect.inputs import Inputs, Text, read_inputs, text_pieces
 from lumenspark.inspect.selection import matching
-from lumenspark.inspect.tapped import tapped
-from lumenspark.inspect.taps import Function
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import anatomy_of
+from lumenspark.inspect.architectures import anatomy_of
 from lumenspark.inspect.heads import entropy, head_scores
+from lumenspark.inspect.hook_context import tapped
 from lumenspark.inspect.inputs import Text, token_pieces
-from lumenspark.inspect.lens import LogitLens, attribution, logit_lens
+from lumenspark.inspect.logit_lens import LogitLens, attribution, logit_lens
 from lumenspark.inspect.pages.content import (
     Curve,
     Guess,
@@ -22,7 +23,6 @@ from lumenspark.inspect.pages.content import (
     head_map,
 )
 from lumenspark.inspect.ranks import effective_ranks, slot_contents
-from lumenspark.inspect.tapped import tapped
 from lumenspark.inspect.trace import Trace, trace
 
 GUESSES = 5  # shown for each token

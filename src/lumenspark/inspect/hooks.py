@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lumenspark.inspect.anatomy import Anatomy, Columns, anatomy_of
+from lumenspark.inspect.architectures import Anatomy, Columns, anatomy_of
 
 # Given a tensor and the mask (B, T) of the tokens that are fed, None where none is a pad:
 # another tensor of that shape, or None to leave it.

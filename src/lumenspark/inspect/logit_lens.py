@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import Anatomy, anatomy_of
-from lumenspark.inspect.attention_taps import exit_map
+from lumenspark.inspect.architectures import Anatomy, anatomy_of
+from lumenspark.inspect.attention_hooks import exit_map
 from lumenspark.inspect.inputs import Text, check_range, token_pieces
 from lumenspark.inspect.trace import Trace, in_evaluation, token_losses, trace
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import anatomy_of, inspect_names
+from lumenspark.inspect.architectures import anatomy_of, inspect_names
+from lumenspark.inspect.hook_context import tapped
+from lumenspark.inspect.hooks import Function
 from lumenspark.inspect.inputs import Text
 from lumenspark.inspect.selection import matching
-from lumenspark.inspect.tapped import tapped
-from lumenspark.inspect.taps import Function
 from lumenspark.inspect.trace import Trace, in_evaluation, trace
 
 ROWS_AT_ONCE = 64

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.attention_taps import AttentionTaps
-from lumenspark.inspect.taps import Function, Request, Taps
+from lumenspark.inspect.attention_hooks import AttentionTaps
+from lumenspark.inspect.hooks import Function, Request, Taps
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.anatomy import Block, Columns, lowrank, rotated
-from lumenspark.inspect.taps import Taps, plus
+from lumenspark.inspect.architectures import Block, Columns, lowrank, rotated
+from lumenspark.inspect.hooks import Taps, plus
 from lumenspark.models.attention import attention_weights, causal_mask, dense_mask
 from lumenspark.models.lowrank import write_weights
 from lumenspark.models.lowrank_attention_map import (
