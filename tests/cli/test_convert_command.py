@@ -79,7 +79,7 @@ def test_the_new_folder_computes_the_same(
     assert "holds no tokenizer" in printed
     files = {path.name for path in new.iterdir()}
     assert {"config.json", "model.safetensors", "generation_config.json"} < files
-    assert {"modeling_lumenspark.py", "old_checkpoints.py"} < files
+    assert {"modeling_lumenspark.py", "legacy_checkpoints.py"} < files
     assert not any(name.startswith(".") for name in files)
     assert "AutoModelForCausalLM" in model.config.auto_map
 

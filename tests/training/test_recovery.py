@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from command_line import SMALL
-from test_loop import Collected, small, trainer_of
+from small_training import Collected, small, trainer_of
 
 import lumenspark
 from lumenspark import pipeline

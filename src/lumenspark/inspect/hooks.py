@@ -1,4 +1,4 @@
-"""Hooks on modules, and what is called there. (Which hooks there are: tapped.py.)
+"""Hooks on modules, and what is called there. (Which hooks there are: hook_context.py.)
 
 A request maps names to functions. While it is open, each function is called with its tensor in
 every forward pass, and may give another one back, with which the model goes on. Requests that are

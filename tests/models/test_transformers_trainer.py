@@ -220,5 +220,10 @@ def test_what_it_saves_holds_the_code(
     run.save_model(str(tmp_path / "out"))
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["auto_map"]["AutoModelForCausalLM"].startswith("modeling_lumenspark.")
-    for name in ("modeling_lumenspark.py", "packing.py", "lowrank_packed.py", "config_checks.py"):
+    for name in (
+        "modeling_lumenspark.py",
+        "packing.py",
+        "lowrank_attention_packed.py",
+        "config_checks.py",
+    ):
         assert (tmp_path / "out" / name).is_file()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import SMALL
-from test_loop import Collected, small
+from small_training import Collected, small
 
 from lumenspark import pipeline
 from lumenspark.cli import run as call

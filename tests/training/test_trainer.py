@@ -7,43 +7,20 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from command_line import SMALL, lumenspark
+from command_line import lumenspark
 from safetensors.torch import load_file
+from small_training import Collected, small, trainer_of
 
 from lumenspark import pipeline
 from lumenspark.errors import UserError
-from lumenspark.recipe import OptimOptions, Recipe, load_recipe, with_overrides
-from lumenspark.reporter import Reporter
+from lumenspark.recipe import OptimOptions, Recipe, with_overrides
 from lumenspark.runs import checkpoint
 from lumenspark.runs.run import Run, new_run
 from lumenspark.training.optimizers import build_optimizers, rate_scale
 from lumenspark.training.trainer import Trainer
-
-
-class Collected(Reporter):
-    """Keeps what would be printed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-
-def small(text_folder: Path, **more: Any) -> Recipe:
-    changes = {name.replace("__", "."): value for name, value in more.items()}
-    return with_overrides(load_recipe("lumiere-tiny"), SMALL | {"data": str(text_folder)} | changes)
-
-
-def trainer_of(recipe: Recipe) -> tuple[Trainer, Collected]:
-    reporter = Collected()
-    setup = pipeline.set_up(recipe, reporter)
-    return pipeline.make_trainer(setup, reporter), reporter
 
 
 def failing_at(trainer: Trainer, steps: set[int]) -> None:
