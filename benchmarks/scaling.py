@@ -111,7 +111,7 @@ def recipe_of(asked: Trial, data: str) -> Recipe:
             "validate_every": steps,
             "validation_windows": 64,
             "save_every": steps,
-            "keep": 0,
+            "keep_checkpoints": 0,
         },
     }
     return with_overrides(recipe, overrides)

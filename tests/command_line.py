@@ -22,6 +22,6 @@ def lumenspark(*arguments: str, **options: Any) -> subprocess.CompletedProcess[s
 
 
 def overrides(**more: object) -> list[str]:
-    """:data:`SMALL` and ``more`` (``train__keep=2``) as command-line arguments."""
+    """:data:`SMALL` and ``more`` (``train__keep_checkpoints=2``) as command-line arguments."""
     given = SMALL | {name.replace("__", "."): value for name, value in more.items()}
     return [part for name, value in given.items() for part in (f"--{name}", str(value))]

@@ -24,7 +24,7 @@ SHARED = {
     "tokenizer.vocab_size": 300,
     "train.steps": STEPS,
     "train.batch_size": 8,
-    "train.accumulation": 2,
+    "train.gradient_accumulation_steps": 2,
     "train.compile": "off",
     "train.log_every": 1,
     "train.validate_every": 25,
@@ -50,7 +50,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "muon": {},
-    "adamw, average": {"optim.name": "adamw", "train.average": 0.9},
+    "adamw, average": {"optim.name": "adamw", "train.ema_decay": 0.9},
     "teachers": {"distill.teachers": 1, "distill.steps": 10, "distill.samples": 4},
 }
 MODELS: dict[str, dict[str, Any]] = {

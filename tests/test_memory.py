@@ -23,7 +23,7 @@ TOO_LARGE = [
     ("lumiere-tiny", "model.intermediate_size", MANY),
     ("lumiere-tiny", "model.max_position_embeddings", MANY),
     ("lumiere-tiny", "train.batch_size", "1000000000"),
-    ("lumiere-tiny", "train.accumulation", MANY),
+    ("lumiere-tiny", "train.gradient_accumulation_steps", MANY),
     ("lumenspark-1m", "model.depth", "1000000"),
     ("lumenspark-1m", "model.seq_length", "1000000000"),
 ]

@@ -221,7 +221,7 @@ def test_the_tolerance_is_never_below_a_hundredth() -> None:
 
 @pytest.mark.parametrize(("share", "holds"), [(0.42, False), (0.43, True), (0.6, True)])
 def test_speed_holds_by_its_share_of_the_peak(share: float, holds: bool) -> None:
-    (check,) = check_against(TRACKS["speed"], {"share_of_peak": [share]}, {"share_of_peak": [0.5]})
+    (check,) = check_against(TRACKS["speed"], {"mfu": [share]}, {"mfu": [0.5]})
     assert check.holds == holds
 
 

@@ -108,7 +108,7 @@ def training_bytes(recipe: "Recipe", model: "nn.Module", one_block_more: Any = N
         weights += (depth - 1) * (parameter_count(one_block_more) - weights)
         modules += (depth - 1) * (_modules(one_block_more) - modules)
     options = recipe.train
-    copies = 3 + (recipe.optim.name == "adamw") + (options.average > 0)
+    copies = 3 + (recipe.optim.name == "adamw") + (options.ema_decay > 0)
     number = FLOAT32 if options.precision == "fp32" else FLOAT32 // 2
     tokens = options.batch_size * shape.context
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
@@ -117,7 +117,7 @@ def training_bytes(recipe: "Recipe", model: "nn.Module", one_block_more: Any = N
         + MODULE * modules
         + 2 * number * tokens * vocabulary
         + 4 * number * tokens * width * depth
-        + INT64 * options.accumulation * options.batch_size * (shape.context + 1)
+        + INT64 * options.gradient_accumulation_steps * options.batch_size * (shape.context + 1)
     )
 
 

@@ -378,7 +378,7 @@ def fit_budget(trainer: Trainer, started: float) -> None:
             f"{asked} and a step takes {step:.2f} s"
         )
     if untaught:
-        distill.steps = max(1, int(steps * distill.share / distill.teachers))
+        distill.steps = max(1, int(steps * distill.budget_fraction / distill.teachers))
         steps -= distill.teachers * distill.steps
     recipe.train.steps = max(1, steps)
 

@@ -146,9 +146,9 @@ class OptimOptions:
     """Decoupled (times the rate), on the matrices inside the blocks."""
     warmup: Fraction = 0.03
     """Share of the steps over which the rates rise from zero."""
-    decay: Fraction = 1.0
+    cooldown: Fraction = 1.0
     """Share of the steps, at the end, over which the rates fall linearly to zero."""
-    clip: Annotated[float, Gt(0)] = 1.0
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
     """Largest norm of the whole gradient."""
 
 
@@ -160,13 +160,13 @@ class TrainOptions:
     """Optimizer steps. A budget of time sets this number."""
     batch_size: Positive = 64
     """Windows in one forward pass."""
-    accumulation: Positive = 1
+    gradient_accumulation_steps: Positive = 1
     """Forward passes to one optimizer step."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16: products in bfloat16 under autocast, weights in float32; auto: where it is fast."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto: where a compiler is there and the run is long enough to pay for it."""
-    average: Annotated[float, Ge(0), Lt(1)] = 0.0
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Decay of an exponential average of the weights, which is then what is kept; 0: none."""
     log_every: Positive = 20
     """Steps between lines of metrics."""
@@ -174,11 +174,11 @@ class TrainOptions:
     """Steps between validations."""
     validation_windows: Positive = 1024
     """Windows of the validation split to score, evenly spread over it."""
-    patience: Positive | None = None
+    early_stopping_patience: Positive | None = None
     """Stop after so many validations with no better loss."""
     save_every: Positive = 200
     """Steps between checkpoints to resume from."""
-    keep: Count = 1
+    keep_checkpoints: Count = 1
     """Earlier checkpoints to keep beside the last and the best."""
     sample_every: Count = 0
     """Steps between samples of text; 0: none."""
@@ -198,7 +198,7 @@ class DistillOptions:
     """How many; 0: the model learns from the text alone."""
     steps: Positive = 1000
     """Optimizer steps of each teacher. A budget of time sets this number."""
-    share: Annotated[float, Gt(0), Lt(1)] = 0.5
+    budget_fraction: Annotated[float, Gt(0), Lt(1)] = 0.5
     """Of a budget: how much of the training time all teachers take together."""
     weight: Fraction = 0.7
     """Share of the loss that follows the teachers; what is left follows the text."""
@@ -241,7 +241,7 @@ class Recipe:
     @property
     def tokens_per_step(self) -> int:
         """Predictions that one optimizer step learns from."""
-        windows = self.train.batch_size * self.train.accumulation
+        windows = self.train.batch_size * self.train.gradient_accumulation_steps
         return windows * self.model.context
 
 
@@ -258,16 +258,20 @@ def load_recipe(name: str) -> Recipe:
 
     Raises UserError for a name that is neither, and for every key or value that is wrong.
     """
+    return recipe_from(read_content(name), source=name)
+
+
+def read_content(name: str) -> Any:
+    """The content of a preset or YAML file, unchecked. Raises UserError where it is no YAML."""
     if name in recipe_names():
         text = (resources.files("lumenspark") / "recipes" / f"{name}.yaml").read_text("utf-8")
     else:
         text = _read(name)
     try:
-        content = yaml.safe_load(text) or {}
+        return yaml.safe_load(text) or {}
     except Exception as error:  # its constructors raise what int() and datetime() raise
         reason = shortened(" ".join(str(error).split()), LONGEST_REASON)
         raise UserError(f"{name} is not valid YAML: {reason or type(error).__name__}") from error
-    return recipe_from(content, source=name)
 
 
 def _read(name: str) -> str:

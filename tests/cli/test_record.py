@@ -193,7 +193,7 @@ def test_speed_is_recorded_and_rerun(checkout: Path, text_folder: Path) -> None:
     assert row["command"] == f"lumenspark record speed --data {text_folder.name}"
     assert row["figures"]["tokens_per_second"][0] > 0
 
-    row["figures"]["share_of_peak"] = [100.0]  # which nothing reaches
+    row["figures"]["mfu"] = [100.0]  # which nothing reaches
     (folder / "record.json").write_text(json.dumps(row), encoding="utf-8")
     slower = record(source, "speed", *data)
     assert slower.returncode == 1, slower.stdout + slower.stderr

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from lumenspark.cli import run as call
 from lumenspark.errors import UserError
-from lumenspark.runs.checkpoint import WEIGHTS, find_damage, newest_good
+from lumenspark.runs.checkpoint import WEIGHTS, latest_valid_checkpoint, verify_checkpoint
 
 SETTINGS = {
     "train.steps": 6,
@@ -31,7 +31,7 @@ SETTINGS = {
     "train.validate_every": 3,
     "train.validation_windows": 4,
     "train.save_every": 2,
-    "train.keep": 0,
+    "train.keep_checkpoints": 0,
     "model.hidden_size": 16,
     "model.num_hidden_layers": 1,
     "model.num_attention_heads": 1,
@@ -241,9 +241,9 @@ def assert_finished_like(damaged: Path, resumed: Path) -> None:
     for name in ("evaluation.json", "README.md", "loss.svg", "inspect.html", "environment.json"):
         assert (damaged / name).is_file(), name
     last, whole_last = (run / "checkpoints" / "last" for run in (damaged, resumed))
-    assert find_damage(last) is None
+    assert verify_checkpoint(last) is None
     assert json.loads((last / "complete.json").read_text())["step"] == LAST_STEP
-    assert find_damage(damaged / "checkpoints" / "best") is None
+    assert verify_checkpoint(damaged / "checkpoints" / "best") is None
     same = [(each / "model.safetensors").read_bytes() for each in (last, whole_last)]
     assert same[0] == same[1]
 
@@ -290,7 +290,7 @@ def keys_of(content: Any, depth: int = 2) -> list[list[str]]:
 def test_wrong_values_of_the_state(damaged: Path) -> None:
     """With the digest that fits them, as after a fault of this package's own."""
     last = damaged / "checkpoints" / "last"
-    right = {"0.5": {"best_loss", "lowest_loss", "rate", "loss_sum", "seconds"}}
+    right = {"0.5": {"best_loss", "lowest_loss", "lr_scale", "loss_sum", "seconds"}}
     right["-5"] = right[str(2**70)] = {"best_loss", "lowest_loss", "loss_sum"}
     right["None"] = {"best_loss", "lowest_loss"}  # before the first validation
     right["'…'"] = {"lowest_loss"}  # of an earlier version
@@ -298,17 +298,17 @@ def test_wrong_values_of_the_state(damaged: Path) -> None:
         seal(last)
         key, value = what.split(": ")[1].split(" = ")
         if key in right.get(value, set()):
-            assert newest_good(last.parent) == (last, []), what
+            assert latest_valid_checkpoint(last.parent) == (last, []), what
             continue
         with pytest.raises(UserError, match=r"trainer\.json cannot be read"):
-            newest_good(last.parent)
+            latest_valid_checkpoint(last.parent)
     seal(last)
-    assert newest_good(last.parent) == (last, [])
+    assert latest_valid_checkpoint(last.parent) == (last, [])
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("step", -5), ("step", 2**40), ("rate", float("nan")), ("loss_sum", "text"), ("step", 5)],
+    [("step", -5), ("step", 2**40), ("lr_scale", float("nan")), ("loss_sum", "text"), ("step", 5)],
 )
 def test_a_wrong_state_is_not_trained_from(
     damaged: Path, capsys: Capture, key: str, value: Any

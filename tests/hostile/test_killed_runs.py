@@ -17,7 +17,7 @@ import pytest
 from command_line import SMALL
 
 from lumenspark import pipeline
-from lumenspark.runs.checkpoint import find_damage
+from lumenspark.runs.checkpoint import verify_checkpoint
 from lumenspark.runs.run import list_runs
 from lumenspark.sweep.runner import sweep
 
@@ -27,7 +27,7 @@ KILLS = {"plain": 66, "teachers": 24, "sweep": 10}
 SETTINGS = SMALL | {
     "train.steps": 12,
     "train.log_every": 3,
-    "train.average": 0.9,
+    "train.ema_decay": 0.9,
     "model.dropout": 0.1,
     "model.hidden_size": 16,
     "model.num_hidden_layers": 1,
@@ -132,6 +132,6 @@ def test_killed_at_random_moments_it_ends_as_if_never_killed(
         assert by_role(runs) == whole
         assert not [path for path in runs.rglob(".*") if not path.name.endswith("lock")]
         for marker in runs.rglob("complete.json"):
-            assert find_damage(marker.parent) is None
+            assert verify_checkpoint(marker.parent) is None
         assert number < 5 * KILLS[kind], "the kills come too late"
         shutil.rmtree(runs)

@@ -10,7 +10,12 @@ import torch
 from lumenspark import pipeline
 from lumenspark.errors import UserError
 from lumenspark.recipe import with_overrides
-from lumenspark.runs.checkpoint import find_damage, load_weights, newest_good, tidy
+from lumenspark.runs.checkpoint import (
+    latest_valid_checkpoint,
+    load_weights,
+    recover_interrupted_saves,
+    verify_checkpoint,
+)
 from lumenspark.runs.run import Run
 
 
@@ -22,7 +27,7 @@ def test_every_checkpoint_is_a_plain_folder_that_transformers_loads(trained: Pat
     folders = [marker.parent for marker in (trained / "checkpoints").glob("*/complete.json")]
     assert {"best", "last"} <= {folder.name for folder in folders}
     for folder in folders:
-        assert find_damage(folder) is None
+        assert verify_checkpoint(folder) is None
         model = AutoModelForCausalLM.from_pretrained(folder)
         ids = AutoTokenizer.from_pretrained(folder)("The list", return_tensors="pt").input_ids
         assert model(ids).logits.isfinite().all()
@@ -42,14 +47,14 @@ def test_every_checkpoint_is_a_plain_folder_that_transformers_loads(trained: Pat
 def test_damage_is_named_and_passed_over(copied: Path, damage, words: str) -> None:  # type: ignore[no-untyped-def]
     checkpoints = copied / "checkpoints"
     damage(checkpoints / "last")
-    good, problems = newest_good(checkpoints)
+    good, problems = latest_valid_checkpoint(checkpoints)
     assert good.name == "step-000009"
     assert len(problems) == 1
     assert words in problems[0]
     run = Run(copied)
     run.write_recipe(with_overrides(run.recipe(), {"train.steps": 16}))
     pipeline.resume(str(copied))
-    assert find_damage(checkpoints / "last") is None
+    assert verify_checkpoint(checkpoints / "last") is None
     assert {path.name for path in checkpoints.iterdir()} == {
         "best",
         "last",
@@ -60,19 +65,19 @@ def test_damage_is_named_and_passed_over(copied: Path, damage, words: str) -> No
 
 def test_no_checkpoint_at_all(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no checkpoint to resume from"):
-        newest_good(tmp_path)
+        latest_valid_checkpoint(tmp_path)
     for folder in (copied / "checkpoints").iterdir():
         (folder / "config.json").write_text("{}")
     (copied / "checkpoints" / "step-by-hand").mkdir()
     with pytest.raises(UserError, match=r"can be resumed from: .*altered"):
-        newest_good(copied / "checkpoints")
+        latest_valid_checkpoint(copied / "checkpoints")
 
 
 def test_a_save_that_was_killed_half_way_is_tidied_up(copied: Path) -> None:
     checkpoints = copied / "checkpoints"
     shutil.copytree(checkpoints / "last", checkpoints / ".saving-abc")
     (checkpoints / "best").rename(checkpoints / ".replaced-best")
-    tidy(checkpoints)
+    recover_interrupted_saves(checkpoints)
     assert (checkpoints / "best" / "complete.json").is_file()
     assert not list(checkpoints.glob(".*"))
 

@@ -258,17 +258,17 @@ def test_a_range_over_a_factor_of_ten_is_by_logarithm(
 def test_values_get_the_types_of_the_recipe() -> None:
     vary = {
         "train.batch_size": "16,32",
-        "train.patience": "2,None",
+        "train.early_stopping_patience": "2,None",
         "train.compile": "on,off",
         "optim.muon_lr": ["1e-3", 1],
-        "train.accumulation": "1..20",
+        "train.gradient_accumulation_steps": "1..20",
     }
     assert make_space(load_recipe("lumiere-tiny"), vary) == {
         "train.batch_size": [16, 32],
-        "train.patience": [2, None],
+        "train.early_stopping_patience": [2, None],
         "train.compile": ["on", "off"],
         "optim.muon_lr": [0.001, 1.0],
-        "train.accumulation": Range(1, 20),
+        "train.gradient_accumulation_steps": Range(1, 20),
     }
 
 

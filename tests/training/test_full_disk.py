@@ -13,7 +13,7 @@ from small_training import Collected, small
 from lumenspark import files, pipeline
 from lumenspark.errors import UserError
 from lumenspark.model_card.card import check_card
-from lumenspark.runs.checkpoint import find_damage, read_marker
+from lumenspark.runs.checkpoint import read_marker, verify_checkpoint
 from lumenspark.runs.metrics import MetricsLog, read_metrics
 from lumenspark.runs.run import Run, list_runs
 from lumenspark.sweep.runner import sweep
@@ -67,7 +67,7 @@ def test_metrics_that_cannot_be_added_to(text_folder: Path, own_runs: Path) -> N
     with pytest.raises(UserError, match=r"metrics\.jsonl: .*make room .*`lumenspark resume "):
         pipeline.train(small(text_folder), reporter=Collected())
     (run,) = list_runs()
-    assert find_damage(run.checkpoint("last")) is None
+    assert verify_checkpoint(run.checkpoint("last")) is None
     pipeline.resume(run.id, reporter=Collected())
     assert read_marker(run.checkpoint("last")).step == 12
     assert [m["step"] for m in run.metrics() if "loss" in m] == [2, 4, 6, 8, 10, 12]

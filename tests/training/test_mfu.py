@@ -50,7 +50,7 @@ def test_counting_leaves_the_model_alone() -> None:
 
 def test_the_share_of_the_peak() -> None:
     speed = Speed(tokens_per_second=1000.0, flops_per_token=5e6, peak=2e10)
-    assert speed.share_of_peak == pytest.approx(0.25)
+    assert speed.mfu == pytest.approx(0.25)
 
 
 @pytest.mark.slow
@@ -66,4 +66,4 @@ def test_a_trainer_is_measured_and_left_as_it_was(text_folder: Path) -> None:
     assert speed.tokens_per_second > 0
     assert speed.flops_per_token == flops_per_token(setup.model, recipe.model.context)
     # So small a model is far from what one large product reaches.
-    assert 0 < speed.share_of_peak < 1
+    assert 0 < speed.mfu < 1

@@ -16,7 +16,7 @@ from lumenspark import pipeline
 from lumenspark.errors import UserError
 from lumenspark.files import write_json
 from lumenspark.model_card.card import check_card
-from lumenspark.runs.checkpoint import find_damage, read_marker, read_state
+from lumenspark.runs.checkpoint import read_marker, read_state, verify_checkpoint
 from lumenspark.runs.run import Run, list_runs, new_run
 from lumenspark.sweep.runner import sweep
 from lumenspark.training.trainer import Stopped, Trainer
@@ -105,7 +105,7 @@ def test_a_run_that_went_back_is_resumed_to_the_same_end(
     for name in ("last/model.safetensors", "last/trainer.safetensors", "best/model.safetensors"):
         both = [(each.checkpoints / name).read_bytes() for each in (whole, run)]
         assert both[0] == both[1], name
-    assert [event["rate"] for event in run.events()] == [0.5]
+    assert [event["lr_scale"] for event in run.events()] == [0.5]
     assert read_state(run.checkpoint("last")).rollbacks == 1
 
 
@@ -156,7 +156,9 @@ def test_patience_runs_out_after_going_back(
     text_folder: Path, own_runs: Path, failing: dict[str, int]
 ) -> None:
     failing["* 9"] = 1
-    recipe = small(text_folder, train__save_every=100, train__patience=3, train__steps=40)
+    recipe = small(
+        text_folder, train__save_every=100, train__early_stopping_patience=3, train__steps=40
+    )
     trainer, _ = trainer_of(recipe)
     validated(trainer, [3.0, 2.0, 2.5, 2.4, 2.3])
     trainer.train(new_run(trainer.recipe))
@@ -236,7 +238,7 @@ def test_a_best_that_is_lost_or_damaged_is_made_again(
     trainer, reporter = go_on(run, [3.5, 3.1, 3.2])
     assert any("best is now of step 6" in each for each in reporter.sentences)
     assert (trainer.state.best_loss, trainer.state.best_step) == (3.1, 8)
-    assert find_damage(best) is None
+    assert verify_checkpoint(best) is None
     assert (run.checkpoints / "damaged-best").exists() is not lost
 
 
@@ -278,7 +280,7 @@ def test_the_last_of_another_run_is_passed_over(
         ({"optim__muon_lr": 0.03}, "another recipe, or seed"),
         ({"model__dropout": 0.2}, "another recipe, or seed"),
         ({"train__batch_size": 8}, "another recipe, or seed"),
-        ({"train__average": 0.5}, "another recipe, or seed"),
+        ({"train__ema_decay": 0.5}, "another recipe, or seed"),
     ],
 )
 def test_a_recipe_that_was_edited_is_not_trained_by(
@@ -295,8 +297,18 @@ def test_a_recipe_that_was_edited_is_not_trained_by(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"train__steps": 14, "train__save_every": 2, "train__log_every": 1, "train__keep": 3},
-        {"train__validate_every": 6, "train__patience": 50, "train__prompt": "A", "name": "mine"},
+        {
+            "train__steps": 14,
+            "train__save_every": 2,
+            "train__log_every": 1,
+            "train__keep_checkpoints": 3,
+        },
+        {
+            "train__validate_every": 6,
+            "train__early_stopping_patience": 50,
+            "train__prompt": "A",
+            "name": "mine",
+        },
     ],
 )
 def test_how_long_and_how_often_may_change(

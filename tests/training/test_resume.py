@@ -15,10 +15,10 @@ TIMINGS = {"seconds", "tokens_per_second"}
 HARD = {
     "train__steps": 40,
     "train__batch_size": 4,
-    "train__accumulation": 2,
+    "train__gradient_accumulation_steps": 2,
     "train__save_every": 6,
     "train__validate_every": 5,
-    "train__average": 0.9,
+    "train__ema_decay": 0.9,
     "model__dropout": 0.2,
 }
 """Everything that could make two runs differ. A step takes eight windows of 32 tokens."""

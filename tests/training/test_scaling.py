@@ -79,7 +79,9 @@ def test_the_recipe_that_is_given_is_not_changed() -> None:
 
 
 def test_a_recipes_own_batch_is_scaled() -> None:
-    recipe = with_overrides(LUMIERE, {"train": {"batch_size": 16, "accumulation": 2}})
+    recipe = with_overrides(
+        LUMIERE, {"train": {"batch_size": 16, "gradient_accumulation_steps": 2}}
+    )
     assert scaled(recipe, "3m").tokens_per_step == recipe.tokens_per_step
     assert scaled(recipe, "10m").tokens_per_step == 2 * recipe.tokens_per_step
     tiny = with_overrides(LUMIERE, {"train": {"batch_size": 1, "validation_windows": 1}})

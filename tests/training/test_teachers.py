@@ -80,7 +80,9 @@ def test_a_teacher_is_the_same_recipe_from_another_seed() -> None:
 
 def test_a_budget_is_for_teachers_too(text_folder: Path) -> None:
     changes = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
-    recipe = with_overrides(load_recipe("lumiere-tiny"), {**changes, "distill.share": 0.6})
+    recipe = with_overrides(
+        load_recipe("lumiere-tiny"), {**changes, "distill.budget_fraction": 0.6}
+    )
     trainer = make_trainer(set_up(recipe, Reporter()), Reporter())
     fit_budget(trainer, time.monotonic())
     teachers, own = 2 * trainer.recipe.distill.steps, trainer.recipe.train.steps

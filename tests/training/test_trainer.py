@@ -19,7 +19,7 @@ from lumenspark.errors import UserError
 from lumenspark.recipe import OptimOptions, Recipe, with_overrides
 from lumenspark.runs import checkpoint
 from lumenspark.runs.run import Run, new_run
-from lumenspark.training.optimizers import build_optimizers, rate_scale
+from lumenspark.training.optimizers import build_optimizers, lr_factor
 from lumenspark.training.trainer import Trainer
 
 
@@ -42,8 +42,10 @@ def test_a_step_that_is_not_finite_goes_back_and_lowers_the_rate(
     run = new_run(trainer.recipe)
     trainer.train(run)
     (event,) = run.events()
-    assert (event["step"], event["to_step"], event["rate"]) == (7, 6, 0.5)
-    assert any("back to step 6, at 0.5 times the rate" in each for each in reporter.sentences)
+    assert (event["step"], event["to_step"], event["lr_scale"]) == (7, 6, 0.5)
+    assert any(
+        "back to step 6, at 0.5 times the learning rate" in each for each in reporter.sentences
+    )
     assert checkpoint.checkpoint_step(run.checkpoint("last")) == 12
     weights = load_file(run.checkpoint("last") / "model.safetensors")
     assert all(torch.isfinite(weight).all() for weight in weights.values())
@@ -56,7 +58,7 @@ def test_metrics_keep_the_event_and_forget_what_was_undone(
     failing_at(trainer, {8, 10})  # both times after the checkpoint of step 6
     run = new_run(trainer.recipe)
     trainer.train(run)
-    assert [line["rate"] for line in run.events()] == [0.5, 0.25]
+    assert [line["lr_scale"] for line in run.events()] == [0.5, 0.25]
     steps = [line["step"] for line in run.metrics() if "loss" in line]
     assert steps == [2, 4, 6, 8, 10, 12]
 
@@ -107,7 +109,7 @@ def test_after_the_third_time_it_stops_and_shows_the_batch(
         trainer.train(run)
     batch = json.loads((run.path / "failed-batch.json").read_text())
     assert len(batch["input_ids"]) == len(batch["text"]) == 4
-    assert checkpoint.find_damage(run.checkpoint("last")) is None
+    assert checkpoint.verify_checkpoint(run.checkpoint("last")) is None
 
 
 def test_rates_far_too_high_end_with_a_sentence(text_folder: Path, own_runs: Path) -> None:
@@ -120,7 +122,7 @@ def test_early_stopping(text_folder: Path, own_runs: Path) -> None:
     # A rate of almost nothing: no validation is better than the first by chance alone.
     recipe = small(
         text_folder,
-        train__patience=2,
+        train__early_stopping_patience=2,
         train__steps=60,
         train__validate_every=2,
         optim__muon_lr=1e-30,
@@ -135,7 +137,7 @@ def test_early_stopping(text_folder: Path, own_runs: Path) -> None:
 
 
 def test_the_average_is_what_is_kept(text_folder: Path, own_runs: Path) -> None:
-    recipe = small(text_folder, train__average=0.5, train__steps=3)
+    recipe = small(text_folder, train__ema_decay=0.5, train__steps=3)
     trainer, _ = trainer_of(recipe)
     expected = [parameter.detach().clone() for parameter in trainer.parameters]
     original = trainer._update
@@ -162,7 +164,7 @@ def test_accumulation_is_a_larger_batch(text_folder: Path) -> None:
         recipe = small(
             text_folder,
             train__batch_size=batch_size,
-            train__accumulation=accumulation,
+            train__gradient_accumulation_steps=accumulation,
             train__precision="fp32",
             optim__name="adamw",  # Muon rounds to bfloat16 inside
         )
@@ -175,12 +177,10 @@ def test_accumulation_is_a_larger_batch(text_folder: Path) -> None:
 
 
 def test_measuring_leaves_no_trace(text_folder: Path) -> None:
-    trainer, _ = trainer_of(small(text_folder, train__average=0.9))
+    trainer, _ = trainer_of(small(text_folder, train__ema_decay=0.9))
     before = [parameter.detach().clone() for parameter in trainer.parameters]
     trainer.seconds_per_step(warm=1, timed=2)
-    for kept, parameter, mean in zip(
-        before, trainer.parameters, trainer.average or [], strict=True
-    ):
+    for kept, parameter, mean in zip(before, trainer.parameters, trainer.ema or [], strict=True):
         assert torch.equal(kept, parameter)
         assert torch.equal(kept, mean)
     assert all(not optimizer.state for optimizer in trainer.optimizers)
@@ -206,8 +206,8 @@ def test_a_budget_that_is_over_at_once(text_folder: Path, own_runs: Path) -> Non
 
 
 def test_the_schedule_rises_holds_and_falls_to_zero() -> None:
-    options = OptimOptions(warmup=0.1, decay=0.5)
-    scales = [rate_scale(step, 100, options) for step in range(100)]
+    options = OptimOptions(warmup=0.1, cooldown=0.5)
+    scales = [lr_factor(step, 100, options) for step in range(100)]
     assert scales[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert scales[10:55] == [1.0] * 45
     assert scales[55:] == pytest.approx([(100 - step) / 45 for step in range(55, 100)])
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(copied: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "could not save the checkpoint of step" in done.stderr
     assert "make room and resume" in done.stderr
-    assert checkpoint.find_damage(run.checkpoint("last")) is None
+    assert checkpoint.verify_checkpoint(run.checkpoint("last")) is None
     assert checkpoint.checkpoint_step(run.checkpoint("last")) == 12
     assert lumenspark("resume", run.id, env=dict(os.environ)).returncode == 0
     assert checkpoint.checkpoint_step(run.checkpoint("last")) == 18
@@ -286,7 +286,7 @@ def test_an_existing_tokenizer_is_used(text_folder: Path, trained: Path) -> None
 def test_how_many_checkpoints_stay(text_folder: Path, own_runs: Path) -> None:
     earlier = {"step-000003", "step-000006", "step-000009"}
     for keep, expected in ((0, set()), (2, earlier - {"step-000003"}), (3, earlier), (9, None)):
-        trainer, _ = trainer_of(small(text_folder, train__keep=keep))
+        trainer, _ = trainer_of(small(text_folder, train__keep_checkpoints=keep))
         run = new_run(trainer.recipe)
         trainer.train(run)
         names = {path.name for path in run.checkpoints.iterdir()}

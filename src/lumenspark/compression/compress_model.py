@@ -38,7 +38,7 @@ from lumenspark.quiet import quiet
 from lumenspark.recipe import OptimOptions, parse_duration
 from lumenspark.reporter import Reporter
 from lumenspark.training.loss import make_loss
-from lumenspark.training.optimizers import build_optimizers, rate_scale, set_rates
+from lumenspark.training.optimizers import build_optimizers, lr_factor, set_lr
 
 WHITEN_TOKENS = 32_768  # a Lumiére-1M whitened by 4,096 or 65,536 has a perplexity within 3%
 HEAL_TOKENS = 4096  # of one step
@@ -202,7 +202,7 @@ def heal(
         model.zero_grad()
         loss = loss_of(torch.from_numpy(windows.batch(number * rows, rows)).to(device))
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.max_grad_norm)
         if not math.isfinite(loss.item() + norm.item()):
             raise UserError(f"healing was not finite at step {number}: try a lower rate")
         for optimizer in optimizers:
@@ -210,14 +210,14 @@ def heal(
         return loss.item()
 
     optimizers = build_optimizers(model, options)
-    set_rates(optimizers, options, 0.0)  # measuring changes no weight
+    set_lr(optimizers, options, 0.0)  # measuring changes no weight
     steps = max(1, int(seconds / median(_seconds_of(step, n) for n in range(TIMED_STEPS))))
     optimizers = build_optimizers(model, options)
     began = time.monotonic()
     with reporter:
         reporter.start(0, steps)
         for number in range(steps):
-            set_rates(optimizers, options, rate_scale(number, steps, options))
+            set_lr(optimizers, options, lr_factor(number, steps, options))
             loss, taken = step(number), time.monotonic() - began
             speed = (number + 1) * rows * windows.context / taken
             metrics = {"loss": loss, "tokens_per_second": speed, "seconds": taken}

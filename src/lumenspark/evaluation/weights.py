@@ -12,7 +12,7 @@ from typing import Any
 from lumenspark.errors import UserError, reading
 from lumenspark.files import weights_digest
 from lumenspark.loading import load
-from lumenspark.runs.checkpoint import MARKER, checkpoint_step, find_damage
+from lumenspark.runs.checkpoint import MARKER, checkpoint_step, verify_checkpoint
 from lumenspark.runs.run import model_source
 
 ATTEMPTS = 5
@@ -77,7 +77,7 @@ def weights_in(folder: Path) -> Weights:
 def check_whole(folder: Path) -> None:
     """Raise UserError where a checkpoint is not, file by file, what its ``complete.json`` says."""
     with reading(folder / MARKER, "choose another checkpoint"):
-        damage = find_damage(folder)
+        damage = verify_checkpoint(folder)
     if damage:
         raise UserError(f"{damage}, so it is not what was trained: choose another checkpoint")
 

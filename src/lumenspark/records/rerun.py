@@ -113,7 +113,7 @@ def measure_speed(recipe: str, data: str, seed: int) -> Trial:
         seed=seed,
         figures={
             "tokens_per_second": speed.tokens_per_second,
-            "share_of_peak": speed.share_of_peak,
+            "mfu": speed.mfu,
             "peak_gflops": speed.peak / 1e9,
             "mflops_per_token": speed.flops_per_token / 1e6,
         },

@@ -29,6 +29,7 @@ from lumenspark.files import (
     temporary_folder,
     write_json,
 )
+from lumenspark.runs.earlier_names import TRAINER_STATE, renamed
 
 MARKER = "complete.json"
 WEIGHTS = "model.safetensors"
@@ -73,7 +74,7 @@ class State:
     best_step: Count = 0
     lowest_loss: Finite | None = None  # of the validations up to this step; patience follows it
     validations_without_gain: Count = 0
-    rate: Annotated[float, Gt(0), Le(1)] = 1.0  # halved each time a step was not finite
+    lr_scale: Annotated[float, Gt(0), Le(1)] = 1.0  # halved after each non-finite step
     rollbacks: Count = 0
     loss_sum: Finite = 0.0  # over the steps since the last line of metrics
     loss_count: Count = 0
@@ -136,7 +137,7 @@ def _remove(path: Path) -> None:
         path.rename(folder / path.name)
 
 
-def tidy(folder: Path) -> None:
+def recover_interrupted_saves(folder: Path) -> None:
     """Mend what a kill in the middle of a save left: half-made folders, a move half done.
 
     Only while the run is locked.
@@ -151,7 +152,7 @@ def tidy(folder: Path) -> None:
             path.rename(final)
 
 
-def newest_good(
+def latest_valid_checkpoint(
     folder: Path, misfit: Callable[[Path], str | None] | None = None
 ) -> tuple[Path, list[str]]:
     """The newest checkpoint that can be resumed from, and what is wrong with others.
@@ -167,7 +168,7 @@ def newest_good(
             f"`lumenspark train {folder.parent / 'recipe.yaml'}`"
         )
     problems = {
-        path: find_damage(path) or _cannot_resume(path) or (misfit(path) if misfit else None)
+        path: verify_checkpoint(path) or _cannot_resume(path) or (misfit(path) if misfit else None)
         for path in candidates
     }
     found = [problem for problem in problems.values() if problem]
@@ -182,7 +183,7 @@ def newest_good(
     return max(good, key=checkpoint_step), found
 
 
-def find_damage(path: Path) -> str | None:
+def verify_checkpoint(path: Path) -> str | None:
     """One sentence on what is missing or altered in a checkpoint; None where it is whole."""
     if not path.is_dir():
         return f"{path} is no folder"
@@ -224,7 +225,7 @@ def checkpoint_step(path: Path) -> int:
 def read_state(path: Path) -> State:
     """The values in a checkpoint's ``trainer.json``. Raises UserError where it is damaged."""
     with reading(path / TRAINER_VALUES, "the checkpoint is damaged, so resume from another one"):
-        content = json.loads((path / TRAINER_VALUES).read_bytes())
+        content = renamed(json.loads((path / TRAINER_VALUES).read_bytes()), TRAINER_STATE)
         content.setdefault("lowest_loss", content["best_loss"])  # earlier versions had one of them
         if missing := {each.name for each in fields(State)} - set(content):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
@@ -236,7 +237,7 @@ def read_state(path: Path) -> State:
 
 
 def load_trainer(path: Path) -> TrainerState:
-    """The trainer's state in a checkpoint that :func:`newest_good` found."""
+    """The trainer's state in a checkpoint that :func:`latest_valid_checkpoint` found."""
     return TrainerState(read_state(path), load_file(path / TRAINER_TENSORS))
 
 

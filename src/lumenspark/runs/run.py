@@ -21,15 +21,16 @@ from lumenspark.files import (
     write_file,
     write_json,
 )
-from lumenspark.recipe import Recipe, dump_recipe, load_recipe
+from lumenspark.recipe import Recipe, dump_recipe, read_content, recipe_from
+from lumenspark.runs.earlier_names import with_current_keys, with_earlier_keys
 from lumenspark.runs.metrics import read_metrics
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"
 ID_LENGTH = 8
 BEGINNING = ".beginning-"  # how the name of a run's folder starts until it is whole
 MAY_CHANGE = {  # keys of a recipe's section train
-    *("steps", "patience", "log_every", "validate_every", "save_every", "keep"),
-    *("sample_every", "prompt", "compile", "threads", "tracker"),
+    *("steps", "early_stopping_patience", "log_every", "validate_every", "save_every"),
+    *("keep_checkpoints", "sample_every", "prompt", "compile", "threads", "tracker"),
 }
 ALWAYS_WRITTEN = {"name", "data", "seed", "model", "optim", "train"}  # of a run's recipe
 NO_RUNS = {"sweeps", "evaluations"}  # what else lies in the runs folder
@@ -69,7 +70,8 @@ class Run:
     def recipe(self) -> Recipe:
         file = self.path / "recipe.yaml"
         with reading(file, "put it back as it was, or train a new run"):
-            recipe = load_recipe(str(file))
+            content = with_current_keys(read_content(str(file)))
+            recipe = recipe_from(content, source=str(file))
             keys = re.findall(r"^(\w+):", file.read_text(encoding="utf-8-sig"), re.MULTILINE)
             if not set(keys) >= ALWAYS_WRITTEN:  # a default would be another training's
                 raise ValueError("it has lost keys")
@@ -239,17 +241,29 @@ def now() -> str:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256 (hex) over what in a recipe decides which weights come out of its training.
+    """SHA-256 (hex) over the keys of a recipe that decide which weights its training gives.
 
-    The text is not in it: a checkpoint has the digest of the token ids. Nor is what may change on
-    the way: how long the training goes on, how often it logs, validates, saves and looks inside,
-    what names and files are called, and on what device it runs.
+    Left out: the text, since a checkpoint holds the digest of its token ids, and what may change
+    when a run is resumed (number of steps, logging, validation, saving, inspection, names, device).
     """
+    return _digest(_decisive(recipe))
+
+
+def earlier_recipe_digest(recipe: Recipe) -> str:
+    """:func:`recipe_digest` as runs have it that began under the earlier names of keys."""
+    return _digest(with_earlier_keys(_decisive(recipe)))
+
+
+def _decisive(recipe: Recipe) -> dict[str, Any]:
     content = asdict(recipe)
     kept = {key: content[key] for key in ("seed", "model", "optim", "train", "distill")}
     kept["train"] = {k: v for k, v in kept["train"].items() if k not in MAY_CHANGE}
-    del kept["distill"]["share"]  # of a budget
-    return sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    del kept["distill"]["budget_fraction"]
+    return kept
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -72,7 +72,7 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
             torch.cuda.synchronize()
         seconds = time.monotonic() - began
     steps = recipe.train.steps + recipe.distill.teachers * recipe.distill.steps
-    return parameters, seconds * recipe.train.accumulation * steps
+    return parameters, seconds * recipe.train.gradient_accumulation_steps * steps
 
 
 def peak_memory(device: str) -> int:

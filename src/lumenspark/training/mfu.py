@@ -36,7 +36,7 @@ class Speed:
     peak: float  # FLOP/s of large products in the precision that the training multiplies in
 
     @property
-    def share_of_peak(self) -> float:
+    def mfu(self) -> float:
         return self.tokens_per_second * self.flops_per_token / self.peak
 
 

@@ -42,15 +42,15 @@ def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]
     return [muon, adamw]
 
 
-def rate_scale(step: int, steps: int, options: OptimOptions) -> float:
+def lr_factor(step: int, steps: int, options: OptimOptions) -> float:
     """The share of the peak rate at ``step`` (0 is the first): up, level, down to zero."""
     warmup = max(1.0, options.warmup * steps)
     rising = (step + 1) / warmup
-    falling = (steps - step) / max(1.0, options.decay * (steps - warmup))
+    falling = (steps - step) / max(1.0, options.cooldown * (steps - warmup))
     return min(1.0, rising, falling)
 
 
-def set_rates(optimizers: list[Optimizer], options: OptimOptions, scale: float) -> None:
+def set_lr(optimizers: list[Optimizer], options: OptimOptions, scale: float) -> None:
     """Every group's rate to ``scale`` times its peak."""
     for optimizer in optimizers:
         peak = options.muon_lr if isinstance(optimizer, Muon) else options.adamw_lr

@@ -54,7 +54,7 @@ def scaled(recipe: Recipe, size: str) -> Recipe:
     context = BASE.context * 2 ** max(0, round(math.log(parameters / BASE_SIZE, 3)))
     tokens = recipe.tokens_per_step * 2 ** max(0, round(math.log10(parameters / BASE_SIZE)))
     width, depth = nearest_shape(parameters, context)
-    windows = tokens // (context * recipe.train.accumulation)
+    windows = tokens // (context * recipe.train.gradient_accumulation_steps)
     validation_windows = recipe.train.validation_windows * BASE.context // context
     return with_overrides(
         recipe,

@@ -81,7 +81,7 @@ def _train(trainer: Trainer, run: Run) -> None:
 def _ask(trainer: Trainer, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """What the trainer's model answers about ``ids`` (n,): (n, samples)."""
     recipe = trainer.recipe
-    with trainer.averaged(), autocast(recipe.device, recipe.train.precision == "bf16"):
+    with trainer.ema_weights(), autocast(recipe.device, recipe.train.precision == "bf16"):
         return sample_predictions(
             trainer.model, ids, trainer.context, recipe.distill.samples, recipe.seed
         )

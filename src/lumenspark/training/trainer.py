@@ -32,15 +32,15 @@ from lumenspark.reporter import Reporter
 from lumenspark.runs import checkpoint as checkpoints
 from lumenspark.runs.checkpoint import Origin, State, TrainerState
 from lumenspark.runs.metrics import MetricsLog
-from lumenspark.runs.run import Run, recipe_digest, tidy_run
+from lumenspark.runs.run import Run, earlier_recipe_digest, recipe_digest, tidy_run
 from lumenspark.training.loss import Loss, autocast, make_loss
 from lumenspark.training.optimizers import (
     build_optimizers,
     load_optimizer_tensors,
+    lr_factor,
     optimizer_misfit,
     optimizer_tensors,
-    rate_scale,
-    set_rates,
+    set_lr,
 )
 from lumenspark.training.trackers import Tracker, open_tracker
 
@@ -103,9 +103,9 @@ class Trainer:
         self.loss = loss or make_loss(model, recipe.device, bf16, recipe.distill.weight)
         self.state = State()
         self.optimizers = build_optimizers(model, recipe.optim)
-        self.average: list[Tensor] | None = None
-        if recipe.train.average:
-            self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.ema: list[Tensor] | None = None
+        if recipe.train.ema_decay:
+            self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.stop_signal: int | None = None
 
     def train(self, run: Run) -> None:
@@ -120,8 +120,8 @@ class Trainer:
         self.run = run
         with run.locked():
             tidy_run(run)
-            checkpoints.tidy(run.checkpoints)
-            self._restore(self._newest_good())
+            checkpoints.recover_interrupted_saves(run.checkpoints)
+            self._restore(self._latest_valid_checkpoint())
             self.reporter.say(f"going on from step {self.state.step}")
             self._take_up_best()
             self._go_on()
@@ -167,8 +167,8 @@ class Trainer:
         for parameter, kept in zip(self.parameters, before, strict=True):
             parameter.data.copy_(kept)
         self.optimizers = build_optimizers(self.model, self.recipe.optim)
-        if self.average is not None:
-            self.average = before
+        if self.ema is not None:
+            self.ema = before
         return sorted(times[warm:])[timed // 2]
 
     def seconds_per_record(self) -> float:
@@ -210,8 +210,8 @@ class Trainer:
         Where either is not finite the weights are left as they were.
         """
         recipe = self.recipe
-        scale = self.state.rate * rate_scale(step, recipe.train.steps, recipe.optim)
-        set_rates(self.optimizers, recipe.optim, scale)
+        scale = self.state.lr_scale * lr_factor(step, recipe.train.steps, recipe.optim)
+        set_lr(self.optimizers, recipe.optim, scale)
         self.model.zero_grad()
         torch.manual_seed(seed_of(recipe.seed, step))
         total = torch.zeros((), device=recipe.device)
@@ -220,14 +220,14 @@ class Trainer:
             loss = self.loss(windows, answers) / len(batch)
             loss.backward()
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, recipe.optim.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, recipe.optim.max_grad_norm)
         values = float(total), float(norm)
         if math.isfinite(sum(values)):
             for optimizer in self.optimizers:
                 optimizer.step()
-            if self.average is not None:
-                decay = average_decay(step, recipe.train.average)
-                torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+            if self.ema is not None:
+                decay = ema_decay_at(step, recipe.train.ema_decay)
+                torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
         return values
 
     def _batch(self, step: int) -> Tensor:
@@ -242,17 +242,19 @@ class Trainer:
         None for each forward pass where there are no teachers.
         """
         if self.answers is None:
-            return [None] * self.recipe.train.accumulation
+            return [None] * self.recipe.train.gradient_accumulation_steps
         count = self._windows_per_step
         targets = self.windows.positions(step * count, count)[:, 1:]
         return self._by_accumulation(torch.from_numpy(self.answers[targets].astype(np.int64)))
 
     @property
     def _windows_per_step(self) -> int:
-        return self.recipe.train.batch_size * self.recipe.train.accumulation
+        return self.recipe.train.batch_size * self.recipe.train.gradient_accumulation_steps
 
     def _by_accumulation(self, rows: Tensor) -> Tensor:
-        return rows.to(self.recipe.device).unflatten(0, (self.recipe.train.accumulation, -1))
+        return rows.to(self.recipe.device).unflatten(
+            0, (self.recipe.train.gradient_accumulation_steps, -1)
+        )
 
     # What happens between steps
 
@@ -270,7 +272,7 @@ class Trainer:
         recorder = self._recorder_due(step)
         if recorder is not None:
             # Undoes the clipping: gradients are recorded as they were.
-            scale = max(1.0, self._norm / self.recipe.optim.clip)
+            scale = max(1.0, self._norm / self.recipe.optim.max_grad_norm)
             self._write(recorder.record(scale) | {"seconds": self._seconds()})
         if validates:
             self._validate()
@@ -322,7 +324,7 @@ class Trainer:
 
     def _save_best(self, loss: float) -> None:
         step, noted = self.state.step, loss if math.isfinite(loss) else None
-        with self.averaged():
+        with self.ema_weights():
             checkpoints.save_checkpoint(
                 self.run.checkpoints,
                 "best",
@@ -337,7 +339,7 @@ class Trainer:
     def _validation_loss(self) -> float:
         """Nats per token by the card's protocol, on evenly spread validation windows."""
         recipe = self.recipe
-        with self.averaged(), autocast(recipe.device, recipe.train.precision == "bf16"):
+        with self.ema_weights(), autocast(recipe.device, recipe.train.precision == "bf16"):
             loss, _ = card_loss(
                 self.model,
                 self.validation,
@@ -350,7 +352,7 @@ class Trainer:
     def sample(self, prompt: str) -> str:
         """A continuation of ``prompt`` by the current weights, the same for the same seed."""
         self.model.eval()
-        with self.averaged():
+        with self.ema_weights():
             text = sample_text(self.model, self.tokenizer, prompt, self.recipe.seed, SAMPLE_TOKENS)
         self.model.train()
         return text
@@ -383,7 +385,7 @@ class Trainer:
         return round(time.monotonic() - self._began, 3)
 
     def _out_of_patience(self) -> bool:
-        patience = self.recipe.train.patience
+        patience = self.recipe.train.early_stopping_patience
         return patience is not None and self.state.validations_without_gain >= patience
 
     # Saving, and going back
@@ -393,11 +395,11 @@ class Trainer:
             self.state.metrics_size = self._metrics.size()
             self.state.seconds = self._seconds()
         tensors = optimizer_tensors(self.optimizers)
-        if self.average is not None:  # the checkpoint's weights are the average
+        if self.ema is not None:  # the checkpoint's weights are the average
             for name, parameter in self.model.named_parameters():
                 tensors[RAW + name] = parameter.detach().clone()
         trainer = TrainerState(self.state, tensors)
-        with self.averaged():
+        with self.ema_weights():
             checkpoints.save_checkpoint(
                 self.run.checkpoints,
                 "last",
@@ -407,7 +409,7 @@ class Trainer:
                 trainer,
                 origin=self._origin(),
             )
-        checkpoints.prune_checkpoints(self.run.checkpoints, self.recipe.train.keep)
+        checkpoints.prune_checkpoints(self.run.checkpoints, self.recipe.train.keep_checkpoints)
         self._events_since_save = []
 
     def _origin(self) -> Origin:
@@ -416,8 +418,8 @@ class Trainer:
     def _restore(self, path: Path) -> None:
         trainer = checkpoints.load_trainer(path)
         checkpoints.load_weights(self.model, path)
-        if self.average is not None:
-            self.average = [parameter.detach().clone() for parameter in self.parameters]
+        if self.ema is not None:
+            self.ema = [parameter.detach().clone() for parameter in self.parameters]
             for name, parameter in self.model.named_parameters():
                 parameter.data.copy_(trainer.tensors.pop(RAW + name))
         self.optimizers = build_optimizers(self.model, self.recipe.optim)
@@ -432,7 +434,9 @@ class Trainer:
         state, path = self.state, self.run.checkpoints / "best"
         if not os.path.lexists(path) and state.best_loss is None:
             return  # nothing was validated yet
-        problem = checkpoints.find_damage(path) if os.path.lexists(path) else f"{path} is missing"
+        problem = (
+            checkpoints.verify_checkpoint(path) if os.path.lexists(path) else f"{path} is missing"
+        )
         problem = problem or self._other_origin(path)
         if problem is not None:
             self.reporter.say(
@@ -454,15 +458,15 @@ class Trainer:
     def _go_back(self, loss: float, norm: float) -> None:
         """A step was not finite: back to the last good state, at half the rate."""
         failed = self.state
-        rollbacks, rate = failed.rollbacks + 1, failed.rate / 2
-        path = self._newest_good()
+        rollbacks, lr_scale = failed.rollbacks + 1, failed.lr_scale / 2
+        path = self._latest_valid_checkpoint()
         event = {
             "step": failed.step,
             "event": "rollback",
             "to_step": checkpoints.checkpoint_step(path),
             "loss": str(loss),
             "grad_norm": str(norm),
-            "rate": rate,
+            "lr_scale": lr_scale,
         }
         self._metrics.write(event)
         self._events_since_save.append(event)
@@ -472,7 +476,7 @@ class Trainer:
         self.state = replace(
             self.state,
             rollbacks=rollbacks,
-            rate=rate,
+            lr_scale=lr_scale,
             # The best stays, and patience counts on: both are of the validations so far.
             best_loss=failed.best_loss,
             best_step=failed.best_step,
@@ -486,11 +490,11 @@ class Trainer:
         self._step_times.clear()
         self.reporter.say(
             f"step {failed.step} was not finite (loss {loss}, gradient {norm}): "
-            f"back to step {self.state.step}, at {rate:g} times the rate"
+            f"back to step {self.state.step}, at {lr_scale:g} times the learning rate"
         )
 
-    def _newest_good(self) -> Path:
-        path, problems = checkpoints.newest_good(self.run.checkpoints, self._misfit)
+    def _latest_valid_checkpoint(self) -> Path:
+        path, problems = checkpoints.latest_valid_checkpoint(self.run.checkpoints, self._misfit)
         for problem in problems:
             self.reporter.say(f"passing over a checkpoint: {problem}")
         return path
@@ -508,7 +512,7 @@ class Trainer:
             return f"{path} is of another run, {shortened(str(found.run), LONGEST_QUOTE)}"
         if found.tokens not in {None, own.tokens}:
             return f"{path} was trained on another text than {self.recipe.data} is now"
-        if found.recipe not in {None, own.recipe}:
+        if found.recipe not in {None, own.recipe, earlier_recipe_digest(self.recipe)}:
             return f"{path} is of another recipe, or seed, than {self.run.path / 'recipe.yaml'}"
         return None
 
@@ -520,7 +524,7 @@ class Trainer:
             shape = tuple(parameter.shape)
             if weights.get(name) != shape:
                 return f"{path / checkpoints.WEIGHTS} has no {name} of the shape {shape}"
-            if self.average is not None and tensors.pop(RAW + name, None) != shape:
+            if self.ema is not None and tensors.pop(RAW + name, None) != shape:
                 return f"{path / checkpoints.TRAINER_TENSORS} has no {RAW}{name} of {shape}"
         problem = optimizer_misfit(build_optimizers(self.model, self.recipe.optim), tensors)
         return problem and f"{path / checkpoints.TRAINER_TENSORS} does not fit: {problem}"
@@ -540,16 +544,16 @@ class Trainer:
         )
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def ema_weights(self) -> Iterator[None]:
         """Inside, the model holds the averaged weights, where there are any."""
-        self._swap_average()
+        self._swap_ema()
         try:
             yield
         finally:
-            self._swap_average()
+            self._swap_ema()
 
-    def _swap_average(self) -> None:
-        for parameter, average in zip(self.parameters, self.average or (), strict=False):
+    def _swap_ema(self) -> None:
+        for parameter, average in zip(self.parameters, self.ema or (), strict=False):
             parameter.data, average.data = average.data, parameter.data
 
     @contextmanager
@@ -587,7 +591,7 @@ def sample_text(model: Any, tokenizer: Any, prompt: str, seed: int, tokens: int)
     return str(text)
 
 
-def average_decay(step: int, largest: float) -> float:
+def ema_decay_at(step: int, largest: float) -> float:
     """The decay of the average: small at first, so that the initial weights are forgotten."""
     return min(largest, (step + 1) / (step + 10))
 
