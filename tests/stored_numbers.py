@@ -44,7 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "rank": 16,
             "k": 6,
             "window": 8,
-            "seq_length": 48,
+            "seq_length": 32,
         }
     },
 }

@@ -6,8 +6,10 @@ import pytest
 import stored_numbers
 from stored_numbers import FAMILIES, FILE, MODELS, OBJECTIVES
 
-# Other machines add in another order, which 50 steps of training spread. In nats.
+# In nats. Another order of summation, as on other machines, spreads over 50 steps; with teachers it
+# changes a few of their samples too.
 TOLERANCES = {"fp32": 1e-3, "bf16": 1e-2}
+OF_TEACHERS = 5  # times as much
 LOGIT_TOLERANCE = 2e-5
 
 STORED = json.loads(FILE.read_text(encoding="utf-8"))
@@ -29,7 +31,8 @@ def test_losses_of_50_steps(
         pytest.skip("this CPU has no fast bfloat16")
     stored = STORED["losses"][name]
     assert stored[0] > stored[49] + 0.3  # it has learned, so the curve says something
-    assert curves[name] == pytest.approx(stored, abs=TOLERANCES[precision], rel=0)
+    tolerance = TOLERANCES[precision] * (OF_TEACHERS if objective == "teachers" else 1)
+    assert curves[name] == pytest.approx(stored, abs=tolerance, rel=0)
 
 
 @pytest.mark.parametrize("name", MODELS)

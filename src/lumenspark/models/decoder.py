@@ -4,7 +4,6 @@ A family gives its blocks, its cache and its mask; embedding, positions, the col
 states and the loss are here.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +15,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .context_window import check_length, positions_from_mask
+from .fused_cross_entropy import (
+    cross_entropy,
+    fused_linear_cross_entropy,
+    is_plain_linear,
+    mean_loss,
+    shifted,
+    soft_targets,
+)
 from .packing import (
     FLASH_ARGUMENTS,
     check_mask,
@@ -177,7 +184,7 @@ class LanguageModelMixin:
     """
 
     config: PreTrainedConfig
-    loss_function: Callable[..., Tensor]
+    training: bool
     model: nn.Module
     lm_head: nn.Linear
 
@@ -194,13 +201,26 @@ class LanguageModelMixin:
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        targets: Tensor | None = None,
+        teacher_samples: Tensor | None = None,
+        teacher_weight: float = 0.0,
+        num_items_in_batch: int | Tensor | None = None,
+        skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """As :meth:`DecoderMixin.forward`; ``logits`` are (B, T, V).
 
-        ``labels`` (B, T) are the input ids themselves, -100 where nothing is to be learned; the
-        shift to next tokens happens here. ``loss`` is the mean in nats. ``logits_to_keep`` n
-        computes the logits of the last n tokens only (0: all).
+        Args:
+            labels: (B, T) the input ids themselves, -100 where there is nothing to predict; they
+                are shifted to next tokens here.
+            targets: (B, T) the next tokens themselves, -100 likewise, instead of ``labels``.
+            teacher_samples: (B, T, S) samples of teachers' predictions of the same tokens, which
+                take ``teacher_weight`` of the loss.
+            num_items_in_batch: divides the sum of the losses, for gradient accumulation; without
+                it ``loss`` is their mean, in nats.
+            skip_logits: compute the loss by the fused output layer, which is faster and needs less
+                memory, and return no logits. Unless given: in training, where there are labels.
+            logits_to_keep: n for the logits of the last n tokens only; 0: all.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -214,11 +234,22 @@ class LanguageModelMixin:
             return_dict=True,  # whatever the config says
             **{name: kwargs[name] for name in FLASH_ARGUMENTS if name in kwargs},
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+        hidden, logits, loss = outputs.last_hidden_state, None, None
+        if labels is not None and targets is None:
+            targets = shifted(labels)
+        if skip_logits is None:
+            skip_logits = self.training
+        if targets is None or not skip_logits or not is_plain_linear(self.lm_head):
+            logits = self.lm_head(hidden if targets is not None else _last(hidden, logits_to_keep))
+        if targets is not None:
+            soft = soft_targets(targets.to(hidden.device), teacher_samples, teacher_weight)
+            if logits is None:
+                weight = self.lm_head.weight
+                losses = fused_linear_cross_entropy(hidden.flatten(0, 1), weight, *soft)
+            else:
+                losses = cross_entropy(logits.flatten(0, 1).float(), *soft)
+                logits = _last(logits, logits_to_keep)
+            loss = mean_loss(losses, targets, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -233,6 +264,11 @@ class LanguageModelMixin:
         ``B`` rows, ``T`` tokens that are fed, ``S`` tokens that are known (with a cache more).
         """
         return tensor_names(self.config.tensor_sizes)
+
+
+def _last(tensor: Tensor, tokens: int | Tensor) -> Tensor:
+    """Of (B, T, …) the last ``tokens`` (0: all), or those at the indices in it."""
+    return tensor[:, slice(-tokens, None) if isinstance(tokens, int) else tokens]
 
 
 def _asked(argument: bool | None, configured: bool | None) -> bool:
