@@ -239,8 +239,10 @@ class LanguageModelMixin:
             targets = shifted(labels)
         if skip_logits is None:
             skip_logits = self.training
-        if targets is None or not skip_logits or not is_plain_linear(self.lm_head):
-            logits = self.lm_head(hidden if targets is not None else _last(hidden, logits_to_keep))
+        if targets is None:
+            logits = self.lm_head(_last(hidden, logits_to_keep))
+        elif not (skip_logits and is_plain_linear(self.lm_head)):
+            logits = self.lm_head(hidden)
         if targets is not None:
             soft = soft_targets(targets.to(hidden.device), teacher_samples, teacher_weight)
             if logits is None:
