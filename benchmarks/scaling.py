@@ -119,16 +119,17 @@ def recipe_of(asked: Trial, data: str) -> Recipe:
 
 def train_one(asked: Trial, data: str) -> Result:
     from lumenspark.evaluation.scoring import card_loss
-    from lumenspark.pipeline import make_trainer, set_up
     from lumenspark.reporter import Reporter
     from lumenspark.runs.run import new_run
-    from lumenspark.training.loss import autocast
+    from lumenspark.training.losses import autocast
+    from lumenspark.training.setup import set_up
+    from lumenspark.training.trainer import Trainer
 
     reporter = Reporter()
     setup = set_up(recipe_of(asked, data), reporter)
-    trainer = make_trainer(setup, reporter)
+    trainer = Trainer(setup, reporter)
     run = new_run(trainer.recipe)
-    trainer.train(run)
+    session = trainer.train(run)
     validation = setup.tokens.splits["validation"]
     with autocast(setup.recipe.device, setup.recipe.train.precision == "bf16"):
         loss, targets = card_loss(setup.model, validation, limit_windows=WINDOWS)
@@ -142,7 +143,7 @@ def train_one(asked: Trial, data: str) -> Result:
         "model": asdict(recipe.model),
         "loss": loss,
         "targets": targets,
-        "seconds": trainer.state.seconds,
+        "seconds": session.state.seconds,
     }
 
 

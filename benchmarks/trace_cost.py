@@ -144,16 +144,18 @@ def not_looking(options: Options) -> None:
 
 
 def recording(options: Options) -> None:
-    from lumenspark import pipeline
     from lumenspark.recipe import load_recipe, with_overrides
     from lumenspark.reporter import Reporter
+    from lumenspark.training.setup import set_up
+    from lumenspark.training.timing import seconds_per_record, seconds_per_step
+    from lumenspark.training.trainer import Trainer
 
     recipe = with_overrides(load_recipe("lumiere-1m"), {"train.steps": 1000})
-    trainer = pipeline.make_trainer(pipeline.set_up(recipe, Reporter()), Reporter())
+    trainer = Trainer(set_up(recipe, Reporter()), Reporter())
     shares = []
     for _ in range(options.rounds):
-        step = trainer.seconds_per_step()
-        record = statistics.median(trainer.seconds_per_record() for _ in range(5))
+        step = seconds_per_step(trainer)
+        record = statistics.median(seconds_per_record(trainer) for _ in range(5))
         shares.append(record / (step * recipe.inspect.every))
         print(f"  a step {step * 1e3:.0f} ms, a record {record * 1e3:.0f} ms", flush=True)
     share = statistics.median(shares)

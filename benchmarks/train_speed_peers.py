@@ -31,9 +31,11 @@ Product = tuple[Tensor, Tensor, int]  # two factors, and how often a step multip
 
 def lumenspark_loop(options: argparse.Namespace) -> Times:
     """What `lumenspark train lumiere-1m` runs; without --compiled and --bf16, plain float32."""
-    from lumenspark import pipeline
     from lumenspark.recipe import load_recipe, with_overrides
     from lumenspark.reporter import Reporter
+    from lumenspark.training.setup import set_up
+    from lumenspark.training.timing import seconds_per_step
+    from lumenspark.training.trainer import Trainer
 
     settings = {
         "train.steps": 100_000,
@@ -42,8 +44,8 @@ def lumenspark_loop(options: argparse.Namespace) -> Times:
         "train.precision": "auto" if options.bf16 else "fp32",
     }
     recipe = with_overrides(load_recipe("lumiere-1m"), settings)
-    trainer = pipeline.make_trainer(pipeline.set_up(recipe, Reporter()), Reporter())
-    return [trainer.seconds_per_step(warm=options.warm, timed=options.steps)]
+    trainer = Trainer(set_up(recipe, Reporter()), Reporter())
+    return [seconds_per_step(trainer, warmup=options.warm, timed=options.steps)]
 
 
 def bare_loop(options: argparse.Namespace) -> Times:

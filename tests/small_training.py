@@ -5,9 +5,9 @@ from typing import Any
 
 from command_line import SMALL
 
-from lumenspark import pipeline
 from lumenspark.recipe import Recipe, load_recipe, with_overrides
 from lumenspark.reporter import Reporter
+from lumenspark.training.setup import set_up
 from lumenspark.training.trainer import Trainer
 
 
@@ -29,5 +29,4 @@ def small(text_folder: Path, **more: Any) -> Recipe:
 
 def trainer_of(recipe: Recipe) -> tuple[Trainer, Collected]:
     reporter = Collected()
-    setup = pipeline.set_up(recipe, reporter)
-    return pipeline.make_trainer(setup, reporter), reporter
+    return Trainer(set_up(recipe, reporter), reporter), reporter

@@ -11,9 +11,9 @@ from torch import nn
 import lumenspark.memory as memory
 from lumenspark.cli import run
 from lumenspark.errors import UserError
-from lumenspark.pipeline import NO_TOKENS, model_of
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.training.estimate import quick_estimate
+from lumenspark.training.model_factory import NO_TOKENS, model_of
 
 MANY = str(10**12)
 TOO_LARGE = [
@@ -77,10 +77,10 @@ def test_counting_changes_no_weights_and_counts_right(
         counted.append(real(*arguments))  # type: ignore[arg-type]
         return counted[-1]
 
-    monkeypatch.setattr("lumenspark.pipeline.training_bytes", recorded)
+    monkeypatch.setattr("lumenspark.training.model_factory.training_bytes", recorded)
     torch.manual_seed(0)
     model = model_of(recipe, vocab_size=300, **NO_TOKENS)
-    monkeypatch.setattr("lumenspark.pipeline.check_training_fits", lambda *_: None)
+    monkeypatch.setattr("lumenspark.training.model_factory.check_training_fits", lambda *_: None)
     torch.manual_seed(0)
     again = model_of(recipe, vocab_size=300, **NO_TOKENS)
     assert all(map(torch.equal, model.parameters(), again.parameters()))

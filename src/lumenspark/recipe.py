@@ -33,7 +33,7 @@ Count = Annotated[int, Ge(0), Lt(2**63)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class CorpusOptions:
     """How the text is read."""
 
@@ -51,7 +51,7 @@ class CorpusOptions:
     """Hub sets: read over the network as needed, in place of a download first."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class TokenizerOptions:
     """How text becomes token ids."""
 
@@ -61,7 +61,7 @@ class TokenizerOptions:
     """Entries of the learned byte-level BPE, the three special tokens included."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LumiereOptions:
     """The architecture. The vocabulary size comes from the tokenizer."""
 
@@ -86,7 +86,7 @@ class LumiereOptions:
         return self.max_position_embeddings
 
 
-@dataclass
+@dataclass(frozen=True)
 class LumensparkOptions:
     """The architecture. The vocabulary size comes from the tokenizer."""
 
@@ -126,7 +126,7 @@ FAMILIES: dict[str, type[ModelOptions]] = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class OptimOptions:
     """The optimizer and its schedule."""
 
@@ -152,7 +152,7 @@ class OptimOptions:
     """Largest norm of the whole gradient."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainOptions:
     """The loop."""
 
@@ -190,7 +190,7 @@ class TrainOptions:
     """Where metrics go besides metrics.jsonl; each is an optional extra."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class DistillOptions:
     """Learning from teachers: models of the same recipe, but for their seed, trained first."""
 
@@ -206,7 +206,7 @@ class DistillOptions:
     """Samples that are kept of each teacher's answer about each token of the train split."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class InspectOptions:
     """Looking inside while the model trains."""
 
@@ -214,7 +214,7 @@ class InspectOptions:
     """Steps between records of head scores, lens and norms, for the run's page; 0: none."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recipe:
     """Everything that determines a run."""
 

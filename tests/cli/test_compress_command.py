@@ -24,7 +24,7 @@ from lumenspark.data.windows import TrainingWindows
 from lumenspark.errors import UserError
 from lumenspark.reporter import Reporter
 from lumenspark.runs.run import Run
-from lumenspark.training.loss import make_loss
+from lumenspark.training.losses import make_loss
 
 Capture = pytest.CaptureFixture[str]
 

@@ -1,6 +1,5 @@
 """What training writes down about the model's inside: true figures, and the same training."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,17 @@ from small_models import new_model, small_config
 from torch import Tensor
 from torch.nn import functional
 
-from lumenspark import pipeline
+from lumenspark import load, pipeline
 from lumenspark.errors import UserError
-from lumenspark.files import write_file
 from lumenspark.inspect import head_scores
 from lumenspark.inspect.recording import Recorder, recorded_series
 from lumenspark.recipe import Recipe, load_recipe, with_overrides
-from lumenspark.runs.run import Run
-from lumenspark.training.loss import make_loss
+from lumenspark.reporter import Reporter
+from lumenspark.runs.run import Run, new_run
+from lumenspark.training.losses import make_loss
+from lumenspark.training.setup import set_up
+from lumenspark.training.step import StepResult
+from lumenspark.training.trainer import Trainer
 
 RECORDED = {"inspect.every": 5}
 
@@ -56,7 +58,7 @@ def test_recording_leaves_every_bit_of_a_training_as_it_is(
 def test_the_last_record_describes_the_last_weights(own_runs: Path, text_folder: Path) -> None:
     run = pipeline.train(recipe(text_folder, **RECORDED))
     last = [line for line in lines(run) if "induction/0.0" in line][-1]
-    model, _ = pipeline.load(str(run.path), checkpoint="last")
+    model, _ = load(str(run.path), checkpoint="last")
     scores = head_scores(model, rows=4).scores
     for name, layers in scores.items():
         for layer, heads in enumerate(layers.tolist()):
@@ -66,23 +68,18 @@ def test_the_last_record_describes_the_last_weights(own_runs: Path, text_folder:
 
 def test_a_resumed_run_records_the_same(own_runs: Path, text_folder: Path) -> None:
     whole = pipeline.train(recipe(text_folder, **RECORDED))
-    reporter = pipeline.Reporter()
-    setup = pipeline.set_up(recipe(text_folder, **RECORDED), reporter)
-    trainer = pipeline.make_trainer(setup, reporter)
-    trainer.recipe.train.steps = 12
-    run = pipeline.new_run(trainer.recipe)
-    environment = pipeline.describe_environment(
-        trainer.recipe, setup.corpus, setup.tokens, setup.model
-    )
-    write_file(run.path / "environment.json", json.dumps(environment))
-    update, calls = trainer._update, iter(range(100))
+    reporter = Reporter()
+    setup = set_up(recipe(text_folder, **RECORDED), reporter)
+    trainer = Trainer(setup, reporter)
+    run = new_run(setup.recipe, pipeline.environment_of(setup))
+    update, calls = trainer.update, iter(range(100))
 
-    def stopping(step: int) -> tuple[float, float]:
+    def stopping(step: int, lr_scale: float) -> StepResult:
         if next(calls) == 7:
             raise KeyboardInterrupt
-        return update(step)
+        return update(step, lr_scale)
 
-    trainer._update = stopping  # type: ignore[method-assign]
+    trainer.update = stopping  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         trainer.train(run)
     assert list(lines(pipeline.resume(str(run.path)))) == list(lines(whole))

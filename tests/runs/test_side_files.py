@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -360,9 +361,8 @@ def test_names_in_the_list_are_text(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     run = Run(copied)
-    recipe = run.recipe()
-    recipe.name, recipe.data = name, f"somewhere/{name.replace('/', '')}"
-    run.write_recipe(recipe)
+    data = f"somewhere/{name.replace('/', '')}"
+    run.write_recipe(replace(run.recipe(), name=name, data=data))
     copied.rename(copied.with_name("[i]run[red]"))
     assert call(["runs"]) == 0
     (row,) = capsys.readouterr().out.splitlines()[1:]
@@ -403,7 +403,7 @@ class Failing:
 def test_a_tracker_that_fails_ends_no_training(
     text_folder: Path, own_runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lumenspark.training.trainer.open_tracker", lambda *_: Failing())
+    monkeypatch.setattr("lumenspark.training.session.open_tracker", lambda *_: Failing())
     reporter = Collected()
     run = pipeline.train(small(text_folder), reporter=reporter)
     assert steps(run.metrics_file) == [2, 4, 6, 8, 10, 12]

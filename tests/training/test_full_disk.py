@@ -17,7 +17,7 @@ from lumenspark.runs.checkpoint import read_marker, verify_checkpoint
 from lumenspark.runs.metrics import MetricsLog, read_metrics
 from lumenspark.runs.run import Run, list_runs
 from lumenspark.sweep.runner import sweep
-from lumenspark.training.trainer import Trainer
+from lumenspark.training.session import Session
 
 
 @contextmanager
@@ -48,16 +48,16 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.fixture
 def full_at_step_8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Once, when the line about step 8 is added to metrics.jsonl."""
-    log, times = Trainer._log, [1]
+    log, times = Session.log_step, [1]
 
-    def full(self: Trainer) -> None:
+    def full(self: Session, lr: float) -> None:
         if self.state.step == 8 and times:
             times.clear()
             with room_for(self.run.metrics_file.stat().st_size + 9):
-                log(self)
-        log(self)
+                log(self, lr)
+        log(self, lr)
 
-    monkeypatch.setattr(Trainer, "_log", full)
+    monkeypatch.setattr(Session, "log_step", full)
     yield
     assert not times
 

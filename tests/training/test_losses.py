@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from lumenspark.training.loss import make_loss
+from lumenspark.training.losses import make_loss
 
 
 @pytest.mark.parametrize("kind", ["lumiere", "lumenspark", "gpt2"])

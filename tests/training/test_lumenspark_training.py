@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from command_line import overrides
 
-from lumenspark import load, pipeline
+from lumenspark import load
 from lumenspark.cli import run
 from lumenspark.errors import UserError
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.recipe import load_recipe, recipe_from, with_overrides
 from lumenspark.reporter import Reporter
+from lumenspark.training.setup import set_up
 
 SHAPE = {"embed-dim": 32, "depth": 2, "heads": 2, "rank": 8, "k": 4, "window": 8, "seq-length": 32}
 
@@ -70,7 +71,7 @@ def test_weights_to_start_from_must_be_of_the_recipes_family(
     changes = {"data": str(text_folder), "init_from": start}
     recipe = with_overrides(load_recipe("lumenspark-1m"), changes)
     with pytest.raises(UserError, match="a model of the recipe's family, lumenspark"):
-        pipeline.set_up(recipe, Reporter())
+        set_up(recipe, Reporter())
 
 
 def parameters(name: str) -> int:
@@ -122,4 +123,4 @@ def test_a_rank_that_saves_nothing_is_refused_before_training(text_folder: Path)
     changes = {"data": str(text_folder), "model.rank": 64}
     recipe = with_overrides(load_recipe("lumenspark-1m"), changes)
     with pytest.raises(UserError, match=r"rank=64 must be from 1 to 63 for embed_dim=128"):
-        pipeline.set_up(recipe, Reporter())
+        set_up(recipe, Reporter())

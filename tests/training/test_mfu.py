@@ -7,7 +7,6 @@ import torch
 from command_line import SMALL
 from torch import nn
 
-from lumenspark import pipeline
 from lumenspark.models import (
     LumensparkConfig,
     LumensparkForCausalLM,
@@ -17,6 +16,8 @@ from lumenspark.models import (
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.reporter import Reporter
 from lumenspark.training.mfu import Speed, flops_per_token, training_speed
+from lumenspark.training.setup import set_up
+from lumenspark.training.trainer import Trainer
 
 
 def test_operations_of_lumiere_1m_as_counted_by_hand() -> None:
@@ -56,13 +57,13 @@ def test_the_share_of_the_peak() -> None:
 @pytest.mark.slow
 def test_a_trainer_is_measured_and_left_as_it_was(text_folder: Path) -> None:
     recipe = with_overrides(load_recipe("lumiere-tiny"), SMALL | {"data": str(text_folder)})
-    setup = pipeline.set_up(recipe, Reporter())
-    trainer = pipeline.make_trainer(setup, Reporter())
+    setup = set_up(recipe, Reporter())
+    trainer = Trainer(setup, Reporter())
     before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
     speed = training_speed(trainer, rounds=2, steps=3)
     state = setup.model.state_dict()
     assert all(torch.equal(before[name], tensor) for name, tensor in state.items())
-    assert trainer.state.step == 0
+    assert not any(optimizer.state for optimizer in trainer.optimizers)
     assert speed.tokens_per_second > 0
     assert speed.flops_per_token == flops_per_token(setup.model, recipe.model.context)
     # So small a model is far from what one large product reaches.

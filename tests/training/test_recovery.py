@@ -16,10 +16,14 @@ from lumenspark import pipeline
 from lumenspark.errors import UserError
 from lumenspark.files import write_json
 from lumenspark.model_card.card import check_card
-from lumenspark.runs.checkpoint import read_marker, read_state, verify_checkpoint
+from lumenspark.runs.checkpoint import State, read_marker, read_state, verify_checkpoint
 from lumenspark.runs.run import Run, list_runs, new_run
 from lumenspark.sweep.runner import sweep
-from lumenspark.training.trainer import Stopped, Trainer
+from lumenspark.training.checkpointer import Checkpointer
+from lumenspark.training.interrupts import Stopped
+from lumenspark.training.session import Session
+from lumenspark.training.step import StepResult
+from lumenspark.training.trainer import Trainer
 
 FINISHED = {
     *("README.md", "checkpoints", "environment.json", "evaluation.json", "loss.svg"),
@@ -34,17 +38,17 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     ``name=…`` of the recipe, or ``*``, and the step are the key: ``{"* 7": 1}``.
     """
     times: dict[str, int] = {}
-    update = Trainer._update
+    update = Trainer.update
 
-    def sometimes(self: Trainer, step: int) -> tuple[float, float]:
-        result = update(self, step)
+    def sometimes(self: Trainer, step: int, lr_scale: float = 1.0) -> StepResult:
+        result = update(self, step, lr_scale)
         for key in (f"{self.recipe.name} {step}", f"* {step}"):
-            if times.get(key, 0) > 0 and hasattr(self, "_metrics"):
+            if times.get(key, 0) > 0:
                 times[key] -= 1
-                return math.nan, math.nan
+                return StepResult(math.nan, math.nan)
         return result
 
-    monkeypatch.setattr(Trainer, "_update", sometimes)
+    monkeypatch.setattr(Trainer, "update", sometimes)
     yield times
     assert not any(times.values()), "every one of them was met"
 
@@ -55,7 +59,7 @@ def files(run: Run) -> set[str]:
 
 def validated(trainer: Trainer, losses: list[float]) -> None:
     values = iter(losses)
-    trainer._validation_loss = lambda: next(values)  # type: ignore[method-assign]
+    trainer.validation_loss = lambda: next(values)  # type: ignore[method-assign]
 
 
 def test_a_run_that_goes_back_finishes_with_all_its_files(
@@ -91,10 +95,10 @@ def test_a_run_that_went_back_is_resumed_to_the_same_end(
     stopped, reporter = trainer_of(small(text_folder))
     after_step = stopped._after_step
 
-    def stop_at_nine() -> None:
-        if stopped.state.step == 9:
-            stopped.stop_signal = 15
-        after_step()
+    def stop_at_nine(session: Session, checkpointer: Checkpointer) -> None:
+        if session.state.step == 9:
+            session.stop.signal = 15
+        after_step(session, checkpointer)
 
     stopped._after_step = stop_at_nine  # type: ignore[method-assign]
     run = new_run(stopped.recipe)
@@ -144,8 +148,8 @@ def test_best_is_kept_while_what_comes_after_going_back_is_worse(
     trainer, reporter = trainer_of(small(text_folder, train__save_every=100))
     validated(trainer, [3.0, 2.0, 2.5, 2.4, 2.3])
     run = new_run(trainer.recipe)
-    trainer.train(run)
-    assert (trainer.state.best_loss, trainer.state.best_step) == (2.0, 8)
+    state = trainer.train(run).state
+    assert (state.best_loss, state.best_step) == (2.0, 8)
     marker = read_marker(run.checkpoint("best"))
     assert (marker.loss, marker.step) == (2.0, 8)
     best = [each for each in reporter.sentences if "the best so far" in each]
@@ -161,8 +165,8 @@ def test_patience_runs_out_after_going_back(
     )
     trainer, _ = trainer_of(recipe)
     validated(trainer, [3.0, 2.0, 2.5, 2.4, 2.3])
-    trainer.train(new_run(trainer.recipe))
-    assert trainer.state.step == 12, "three validations after the best one"
+    session = trainer.train(new_run(trainer.recipe))
+    assert session.state.step == 12, "three validations after the best one"
 
 
 def test_a_lower_loss_after_going_back_is_the_best(
@@ -172,8 +176,8 @@ def test_a_lower_loss_after_going_back_is_the_best(
     trainer, _ = trainer_of(small(text_folder, train__save_every=100))
     validated(trainer, [3.0, 2.0, 2.5, 1.9, 2.3])
     run = new_run(trainer.recipe)
-    trainer.train(run)
-    assert (trainer.state.best_loss, trainer.state.best_step) == (1.9, 8)
+    state = trainer.train(run).state
+    assert (state.best_loss, state.best_step) == (1.9, 8)
     assert read_marker(run.checkpoint("best")).loss == 1.9
 
 
@@ -181,25 +185,24 @@ def killed_after_a_best(text_folder: Path) -> Run:
     """A run that was killed with a ``best`` of step 8, loss 2.0, and a ``last`` of step 6."""
     trainer, _ = trainer_of(small(text_folder, train__save_every=6))
     validated(trainer, [3.0, 2.0])
-    update = trainer._update
+    update = trainer.update
 
-    def killed(step: int) -> tuple[float, float]:
+    def killed(step: int, lr_scale: float) -> StepResult:
         if step == 9:
             raise KeyboardInterrupt
-        return update(step)
+        return update(step, lr_scale)
 
-    trainer._update = killed  # type: ignore[method-assign]
+    trainer.update = killed  # type: ignore[method-assign]
     run = new_run(trainer.recipe)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(run)
     return run
 
 
-def go_on(run: Run, losses: list[float]) -> tuple[Trainer, Collected]:
+def go_on(run: Run, losses: list[float]) -> tuple[State, Collected]:
     trainer, reporter = trainer_of(run.recipe())
     validated(trainer, losses)
-    trainer.resume(run)
-    return trainer, reporter
+    return trainer.resume(run).state, reporter
 
 
 def test_a_best_of_a_later_step_than_the_checkpoint_is_kept(
@@ -207,9 +210,9 @@ def test_a_best_of_a_later_step_than_the_checkpoint_is_kept(
 ) -> None:
     run = killed_after_a_best(text_folder)
     before = (run.checkpoint("best") / "complete.json").read_bytes()
-    trainer, reporter = go_on(run, [2.6, 2.4])
+    state, reporter = go_on(run, [2.6, 2.4])
     assert (run.checkpoint("best") / "complete.json").read_bytes() == before
-    assert (trainer.state.best_loss, trainer.state.best_step) == (2.0, 8)
+    assert (state.best_loss, state.best_step) == (2.0, 8)
     assert not any("the best so far" in each for each in reporter.sentences)
 
 
@@ -220,8 +223,8 @@ def test_the_loss_of_a_best_of_an_earlier_version_is_in_the_metrics(
     for marker in run.checkpoints.glob("*/complete.json"):
         content = json.loads(marker.read_text())
         write_json(marker, {key: content[key] for key in ("step", "files")})
-    trainer, _ = go_on(run, [2.6, 2.4])
-    assert (trainer.state.best_loss, trainer.state.best_step) == (2.0, 8)
+    state, _ = go_on(run, [2.6, 2.4])
+    assert (state.best_loss, state.best_step) == (2.0, 8)
     assert read_marker(run.checkpoint("best")).step == 8
 
 
@@ -235,9 +238,9 @@ def test_a_best_that_is_lost_or_damaged_is_made_again(
         shutil.rmtree(best)
     else:
         (best / "model.safetensors").write_bytes(b"noise")
-    trainer, reporter = go_on(run, [3.5, 3.1, 3.2])
+    state, reporter = go_on(run, [3.5, 3.1, 3.2])
     assert any("best is now of step 6" in each for each in reporter.sentences)
-    assert (trainer.state.best_loss, trainer.state.best_step) == (3.1, 8)
+    assert (state.best_loss, state.best_step) == (3.1, 8)
     assert verify_checkpoint(best) is None
     assert (run.checkpoints / "damaged-best").exists() is not lost
 

@@ -10,11 +10,13 @@ import pytest
 from test_resume import assert_same_end, only_run, resume, start, stop_at
 
 from lumenspark.errors import UserError
-from lumenspark.pipeline import fit_budget, make_trainer, set_up
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.reporter import Reporter
 from lumenspark.runs.run import Run
-from lumenspark.training.teachers import seconds_to_ask, teacher_recipe
+from lumenspark.training.budget import fit_budget
+from lumenspark.training.setup import set_up
+from lumenspark.training.teachers import seconds_to_sample, teacher_recipe
+from lumenspark.training.trainer import Trainer
 
 TAUGHT = {"distill__teachers": 2, "distill__steps": 20, "distill__samples": 4}
 """Step 35 is the student's, because teachers end at 20."""
@@ -83,40 +85,32 @@ def test_a_budget_is_for_teachers_too(text_folder: Path) -> None:
     recipe = with_overrides(
         load_recipe("lumiere-tiny"), {**changes, "distill.budget_fraction": 0.6}
     )
-    trainer = make_trainer(set_up(recipe, Reporter()), Reporter())
-    fit_budget(trainer, time.monotonic())
-    teachers, own = 2 * trainer.recipe.distill.steps, trainer.recipe.train.steps
+    setup = fit_budget(set_up(recipe, Reporter()), time.monotonic(), Reporter())
+    teachers, own = 2 * setup.recipe.distill.steps, setup.recipe.train.steps
     assert teachers / (teachers + own) == pytest.approx(0.6, abs=0.01)
 
-    trainer.answers = np.zeros((len(trainer.windows.ids), 4), np.uint16)  # the teachers are done
-    fit_budget(trainer, time.monotonic())
-    assert 2 * trainer.recipe.distill.steps == teachers
-    assert trainer.recipe.train.steps > own  # all that is left is the student's
+    samples = np.zeros((len(setup.tokens.splits["train"].ids), 4), np.uint16)  # they are trained
+    setup = fit_budget(setup, time.monotonic(), Reporter(), samples)
+    assert 2 * setup.recipe.distill.steps == teachers
+    assert setup.recipe.train.steps > own  # all that is left is the student's
 
 
-def test_asking_the_teachers_counts_before_they_are_trained(
+def test_sampling_the_teachers_counts_before_they_are_trained(
     text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
-    trainer = make_trainer(
-        set_up(with_overrides(load_recipe("lumiere-tiny"), changes), Reporter()), Reporter()
-    )
-    seconds = seconds_to_ask(trainer)
-    assert seconds > 0
+    setup = set_up(with_overrides(load_recipe("lumiere-tiny"), changes), Reporter())
+    assert seconds_to_sample(Trainer(setup, Reporter())) > 0
 
-    monkeypatch.setattr("lumenspark.pipeline.seconds_to_ask", lambda trainer: 100.0)
-    fit_budget(trainer, time.monotonic())
-    recipe = trainer.recipe
-    steps = 2 * recipe.distill.steps + recipe.train.steps
-    monkeypatch.setattr("lumenspark.pipeline.seconds_to_ask", lambda trainer: 0.0)
-    fit_budget(trainer, time.monotonic())
-    without = 2 * recipe.distill.steps + recipe.train.steps
-    assert steps < without / 2  # a third of the time is left; steps are not timed exactly
+    def steps(seconds: float) -> int:
+        monkeypatch.setattr("lumenspark.training.budget.seconds_to_sample", lambda _: seconds)
+        recipe = fit_budget(setup, time.monotonic(), Reporter()).recipe
+        return 2 * recipe.distill.steps + recipe.train.steps
 
-    monkeypatch.setattr("lumenspark.pipeline.seconds_to_ask", lambda trainer: 151.0)
-    with pytest.raises(UserError, match="asking the teachers takes 302 s"):
-        fit_budget(trainer, time.monotonic())
+    assert steps(100.0) < steps(0.0) / 2  # a third of the time is left; steps vary in time
+    with pytest.raises(UserError, match="sampling the teachers takes 302 s"):
+        steps(151.0)
 
-    trainer.answers = np.zeros((len(trainer.windows.ids), 4), np.uint16)  # they have answered
-    fit_budget(trainer, time.monotonic() - 400)
-    assert recipe.train.steps == 1  # late, but who has waited gets a model
+    samples = np.zeros((len(setup.tokens.splits["train"].ids), 4), np.uint16)  # they are trained
+    late = fit_budget(setup, time.monotonic() - 400, Reporter(), samples)
+    assert late.recipe.train.steps == 1  # late, but a budget that trained teachers ends in a model

@@ -16,10 +16,16 @@ from small_training import Collected, small, trainer_of
 
 from lumenspark import pipeline
 from lumenspark.errors import UserError
+from lumenspark.loading import load
 from lumenspark.recipe import OptimOptions, Recipe, with_overrides
 from lumenspark.runs import checkpoint
 from lumenspark.runs.run import Run, new_run
-from lumenspark.training.optimizers import build_optimizers, lr_factor
+from lumenspark.training.budget import fit_budget
+from lumenspark.training.lr_schedule import lr_factor
+from lumenspark.training.optimizers import build_optimizers
+from lumenspark.training.setup import set_up
+from lumenspark.training.step import StepResult
+from lumenspark.training.timing import seconds_per_step
 from lumenspark.training.trainer import Trainer
 
 
@@ -27,8 +33,8 @@ def failing_at(trainer: Trainer, steps: set[int]) -> None:
     """Make the loss of the given calls not a number, each once."""
     loss, calls = trainer.loss, iter(range(10_000))
 
-    def sometimes(windows: torch.Tensor, answers: torch.Tensor | None = None) -> torch.Tensor:
-        value = loss(windows, answers)
+    def sometimes(windows: torch.Tensor, samples: torch.Tensor | None = None) -> torch.Tensor:
+        value = loss(windows, samples)
         return value * float("nan") if next(calls) in steps else value
 
     trainer.loss = sometimes
@@ -65,15 +71,15 @@ def test_metrics_keep_the_event_and_forget_what_was_undone(
 
 def test_weights_that_overflow_are_not_saved(text_folder: Path, own_runs: Path) -> None:
     trainer, _ = trainer_of(small(text_folder))
-    update, calls = trainer._update, iter(range(1000))
+    update, calls = trainer.update, iter(range(1000))
 
-    def overflowing(step: int) -> tuple[float, float]:
-        result = update(step)
+    def overflowing(step: int, lr_scale: float) -> StepResult:
+        result = update(step, lr_scale)
         if next(calls) == 5:  # the step whose weights would be saved as step 6
             trainer.parameters[0].data.fill_(float("inf"))
         return result
 
-    trainer._update = overflowing  # type: ignore[method-assign]
+    trainer.update = overflowing  # type: ignore[method-assign]
     run = new_run(trainer.recipe)
     trainer.train(run)
     assert [line["to_step"] for line in run.events()] == [3]
@@ -86,10 +92,10 @@ def test_a_validation_that_is_not_a_number_is_not_the_best(
 ) -> None:
     trainer, _ = trainer_of(small(text_folder))
     losses = iter([float("nan"), 3.0, 2.0])
-    trainer._validation_loss = lambda: next(losses)  # type: ignore[method-assign]
+    trainer.validation_loss = lambda: next(losses)  # type: ignore[method-assign]
     run = new_run(trainer.recipe)
-    trainer.train(run)
-    assert (trainer.state.best_loss, trainer.state.best_step) == (2.0, 12)
+    state = trainer.train(run).state
+    assert (state.best_loss, state.best_step) == (2.0, 12)
 
 
 def test_two_processes_cannot_train_one_run(copied: Path) -> None:
@@ -114,7 +120,7 @@ def test_after_the_third_time_it_stops_and_shows_the_batch(
 
 def test_rates_far_too_high_end_with_a_sentence(text_folder: Path, own_runs: Path) -> None:
     recipe = small(text_folder, optim__adamw_lr=1e36, optim__muon_lr=1e36)
-    with pytest.raises(UserError, match="try lower rates"):
+    with pytest.raises(UserError, match="try lower learning rates"):
         pipeline.train(recipe, reporter=Collected())
 
 
@@ -130,8 +136,7 @@ def test_early_stopping(text_folder: Path, own_runs: Path) -> None:
     )
     trainer, _ = trainer_of(recipe)
     run = new_run(trainer.recipe)
-    trainer.train(run)
-    assert trainer.state.step == 6
+    assert trainer.train(run).state.step == 6
     assert checkpoint.checkpoint_step(run.checkpoint("last")) == 6
     assert checkpoint.checkpoint_step(run.checkpoint("best")) == 2
 
@@ -140,16 +145,16 @@ def test_the_average_is_what_is_kept(text_folder: Path, own_runs: Path) -> None:
     recipe = small(text_folder, train__ema_decay=0.5, train__steps=3)
     trainer, _ = trainer_of(recipe)
     expected = [parameter.detach().clone() for parameter in trainer.parameters]
-    original = trainer._update
+    original = trainer.update
 
-    def update_and_average(step: int) -> tuple[float, float]:
-        result = original(step)
+    def update_and_average(step: int, lr_scale: float) -> StepResult:
+        result = original(step, lr_scale)
         for mean, parameter in zip(expected, trainer.parameters, strict=True):
             decay = min(0.5, (step + 1) / (step + 10))
             mean.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
         return result
 
-    trainer._update = update_and_average  # type: ignore[method-assign]
+    trainer.update = update_and_average  # type: ignore[method-assign]
     run = new_run(trainer.recipe)
     trainer.train(run)
     stored = load_file(run.checkpoint("last") / "model.safetensors")
@@ -170,7 +175,8 @@ def test_accumulation_is_a_larger_batch(text_folder: Path) -> None:
         )
         trainer, _ = trainer_of(recipe)
         trainer.model.train()
-        losses.append([trainer._update(step) for step in range(4)])
+        results = [trainer.update(step) for step in range(4)]
+        losses.append([(result.loss, result.grad_norm) for result in results])
     torch.testing.assert_close(
         torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5
     )
@@ -179,21 +185,25 @@ def test_accumulation_is_a_larger_batch(text_folder: Path) -> None:
 def test_measuring_leaves_no_trace(text_folder: Path) -> None:
     trainer, _ = trainer_of(small(text_folder, train__ema_decay=0.9))
     before = [parameter.detach().clone() for parameter in trainer.parameters]
-    trainer.seconds_per_step(warm=1, timed=2)
-    for kept, parameter, mean in zip(before, trainer.parameters, trainer.ema or [], strict=True):
+    seconds_per_step(trainer, warmup=1, timed=2)
+    for kept, parameter in zip(before, trainer.parameters, strict=True):
         assert torch.equal(kept, parameter)
-        assert torch.equal(kept, mean)
+    with trainer.ema.swapped_in():
+        for kept, mean in zip(before, trainer.parameters, strict=True):
+            assert torch.equal(kept, mean)
     assert all(not optimizer.state for optimizer in trainer.optimizers)
 
 
-def test_a_budget_becomes_a_number_of_steps(text_folder: Path) -> None:
+def test_a_budget_becomes_a_number_of_steps(
+    text_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lumenspark.training.budget.seconds_per_step", lambda trainer: 0.1)
+    monkeypatch.setattr("lumenspark.training.budget.seconds_per_validation", lambda trainer: 0.0)
     steps = {}
     for budget in ("100s", "200s"):
-        trainer, _ = trainer_of(small(text_folder, budget=budget, train__compile="off"))
-        trainer.seconds_per_step = lambda: 0.1  # type: ignore[method-assign]
-        trainer.seconds_per_validation = lambda: 0.0  # type: ignore[method-assign]
-        pipeline.fit_budget(trainer, started=time.monotonic())
-        steps[budget] = trainer.recipe.train.steps
+        setup = set_up(small(text_folder, budget=budget, train__compile="off"), Collected())
+        fitted = fit_budget(setup, time.monotonic(), Collected())
+        steps[budget] = fitted.recipe.train.steps
     assert 940 <= steps["100s"] <= 970  # 100 s less a margin of 3%, less what the lines above took
     assert 1910 <= steps["200s"] <= 1940
 
@@ -254,7 +264,7 @@ def test_a_place_that_cannot_be_written(
 def test_starting_from_other_weights(text_folder: Path, trained: Path, own_runs: Path) -> None:
     source = trained / "checkpoints" / "best"
     recipe = small(text_folder, init_from=str(source), model__hidden_size=999)
-    setup = pipeline.set_up(recipe, Collected())
+    setup = set_up(recipe, Collected())
     assert setup.recipe.model.hidden_size == 48  # the weights' own
     stored = load_file(source / "model.safetensors")
     for name, parameter in setup.model.named_parameters():
@@ -273,14 +283,14 @@ def test_starting_from_another_kind_of_model(
     with pytest.raises(
         UserError, match=r"a model of the recipe's family, lumiere, and .* is a GPT2"
     ):
-        pipeline.set_up(small(text_folder, init_from=str(tmp_path)), Collected())
+        set_up(small(text_folder, init_from=str(tmp_path)), Collected())
 
 
 def test_an_existing_tokenizer_is_used(text_folder: Path, trained: Path) -> None:
     source = trained / "checkpoints" / "best"
-    setup = pipeline.set_up(small(text_folder, tokenizer__name=str(source)), Collected())
+    setup = set_up(small(text_folder, tokenizer__name=str(source)), Collected())
     assert setup.tokenizer.pad_token_id == 2
-    assert setup.tokenizer.get_vocab() == pipeline.load(str(source))[1].get_vocab()
+    assert setup.tokenizer.get_vocab() == load(str(source))[1].get_vocab()
 
 
 def test_how_many_checkpoints_stay(text_folder: Path, own_runs: Path) -> None:
@@ -297,7 +307,7 @@ def test_a_device_that_is_not_there() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(UserError, match="device cuda is not available here"):
-        pipeline.set_up(Recipe(device="cuda"), Collected())
+        set_up(Recipe(device="cuda"), Collected())
 
 
 def test_a_tracker_that_is_not_installed(

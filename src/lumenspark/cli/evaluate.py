@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> None:
 def asked_corpus(options: Arguments, run: "Run | None") -> "Corpus":
     """The text of --data, or a run's own."""
     from lumenspark.data.corpora import open_corpus
-    from lumenspark.training.text import open_recipe_corpus
+    from lumenspark.resolve import open_recipe_corpus
 
     if options.data is not None:
         return open_corpus(

@@ -6,7 +6,7 @@ from lumenspark.cli.parsing import parse_recipe
 def main(arguments: list[str]) -> None:
     description = "Turn a recipe's text into token ids, where train will find them."
     recipe = parse_recipe("prepare", description, arguments)
-    from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens, with_full_names
+    from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, with_full_names
 
     recipe = with_full_names(recipe)
     corpus = open_recipe_corpus(recipe)

@@ -37,8 +37,9 @@ from lumenspark.models.module_ranks import shape_of
 from lumenspark.quiet import quiet
 from lumenspark.recipe import OptimOptions, parse_duration
 from lumenspark.reporter import Reporter
-from lumenspark.training.loss import make_loss
-from lumenspark.training.optimizers import build_optimizers, lr_factor, set_lr
+from lumenspark.training.losses import make_loss
+from lumenspark.training.lr_schedule import lr_factor, set_lr
+from lumenspark.training.optimizers import build_optimizers
 
 WHITEN_TOKENS = 32_768  # a Lumiére-1M whitened by 4,096 or 65,536 has a perplexity within 3%
 HEAL_TOKENS = 4096  # of one step

@@ -14,10 +14,10 @@ from lumenspark.errors import UserError
 from lumenspark.evaluation.results import read_evaluations
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.records.book import Trial
+from lumenspark.resolve import open_recipe_corpus
 from lumenspark.runs.checkpoint import MARKER
 from lumenspark.runs.metrics import read_metrics
 from lumenspark.runs.run import Run, runs_folder
-from lumenspark.training.text import open_recipe_corpus
 
 STEADY_STEPS = 100_000  # so many that compiling pays; only a few of them are run
 
@@ -99,16 +99,16 @@ def cold_folders(folder: Path) -> dict[str, str]:
 
 def measure_speed(recipe: str, data: str, seed: int) -> Trial:
     """Steps of ``recipe`` in steady state, in this process; caches may be warm."""
-    from lumenspark import pipeline
+    from lumenspark.pipeline import environment_of
     from lumenspark.reporter import Reporter
-    from lumenspark.runs.environment import describe_environment
     from lumenspark.training.mfu import training_speed
+    from lumenspark.training.setup import set_up
+    from lumenspark.training.trainer import Trainer
 
     steady = {"data": data, "seed": seed, "train.steps": STEADY_STEPS, "inspect.every": 0}
     reporter = Reporter()
-    setup = pipeline.set_up(with_overrides(load_recipe(recipe), steady), reporter)
-    trainer = pipeline.make_trainer(setup, reporter)
-    speed = training_speed(trainer)
+    setup = set_up(with_overrides(load_recipe(recipe), steady), reporter)
+    speed = training_speed(Trainer(setup, reporter))
     return Trial(
         seed=seed,
         figures={
@@ -117,8 +117,8 @@ def measure_speed(recipe: str, data: str, seed: int) -> Trial:
             "peak_gflops": speed.peak / 1e9,
             "mflops_per_token": speed.flops_per_token / 1e6,
         },
-        recipe=asdict(trainer.recipe),
-        environment=describe_environment(trainer.recipe, setup.corpus, setup.tokens, setup.model),
+        recipe=asdict(setup.recipe),
+        environment=environment_of(setup),
         metrics=[],
     )
 

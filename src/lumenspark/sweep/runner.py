@@ -29,26 +29,21 @@ from lumenspark.data.windows import TrainingWindows
 from lumenspark.device import choose_device
 from lumenspark.errors import UserError
 from lumenspark.files import delete, locked, set_aside, write_json
-from lumenspark.pipeline import (
-    Setup,
-    fit_budget,
-    make_trainer,
-    mend_files,
-    new_model,
-    resumable,
-    set_up,
-    train_in,
-)
+from lumenspark.pipeline import environment_of, train_in
 from lumenspark.recipe import Recipe, load_recipe, with_overrides
 from lumenspark.reporter import Reporter
-from lumenspark.runs.checkpoint import prune_checkpoints
-from lumenspark.runs.environment import describe_environment
+from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, with_full_names
+from lumenspark.runs.checkpoint import State, prune_checkpoints
 from lumenspark.runs.run import Run, make_run, runs_folder, tidy_runs
 from lumenspark.sweep.search import Grid, Sampler, make_search
 from lumenspark.sweep.space import Range, Space, changes_cost, make_space
 from lumenspark.sweep.trials import Training, Trial, best_first, read_trials, write_trials
-from lumenspark.training.text import open_recipe_corpus, prepare_recipe_tokens, with_full_names
-from lumenspark.training.trainer import DivergedError, Stopped, Trainer
+from lumenspark.training.budget import fit_budget
+from lumenspark.training.interrupts import Stopped
+from lumenspark.training.model_factory import new_model
+from lumenspark.training.repair import explaining_disk_errors, repair_side_files
+from lumenspark.training.setup import Setup, set_up
+from lumenspark.training.trainer import DivergedError
 
 
 def sweep(
@@ -87,7 +82,6 @@ def sweep(
     with_overrides(base, {"seed": base.seed + seeds - 1})  # raises where it is too large
     seeds_used = [base.seed + index for index in range(seeds)]
     corpus = open_recipe_corpus(base)
-    base.corpus.revision = corpus.revision  # all trainings read the same commit
     tokens = prepare_recipe_tokens(base, corpus, reporter.say)
     _check_models(base, space, tokens)
     asked = {
@@ -101,7 +95,7 @@ def sweep(
     folder = _folder_of(asked)
     with (
         locked(folder, f"another process is at work on the sweep in {folder}"),
-        resumable("the same command"),
+        explaining_disk_errors("the same command"),
     ):
         write_json(folder / "sweep.json", asked)
         running = _Running(base, search, seeds_used, tokens.digest, folder, reporter)
@@ -209,23 +203,22 @@ class _Running:
         if setup.tokens.digest != self.tokens_digest:
             raise UserError("the text has changed since the sweep began: start it again")
         self._forget_other_shapes(values)
-        trainer = make_trainer(setup, reporter)
         fits = setup.recipe.budget is not None and not goes_on and _cost(values) not in self.fitted
         if fits:
-            fit_budget(trainer, started)
+            setup = fit_budget(setup, started, reporter)
         if goes_on:
-            for problem in mend_files(run, setup, f"{self.folder.name}/{run.id}"):
+            environment = {"run": f"{self.folder.name}/{run.id}"} | environment_of(setup)
+            for problem in repair_side_files(run, environment):
                 reporter.say(problem)
         else:
             _lay_out(run, setup)
-        diverged = False
         try:
-            trainer = train_in(run, trainer, setup, started if fits else None)
-        except DivergedError:
-            diverged = True
-        if trainer.stop_signal is not None:  # it came during the last step
-            raise Stopped(run.id, trainer.stop_signal)
-        return self._outcome(run, trainer, diverged)
+            session = train_in(run, setup, reporter, started if fits else None)
+        except DivergedError as error:
+            return self._outcome(run, error.state, diverged=True)
+        if session.stop.signal is not None:  # it arrived during the last step
+            raise Stopped(run.id, session.stop.signal)
+        return self._outcome(run, session.state, diverged=False)
 
     def _forget_other_shapes(self, values: dict[str, Any]) -> None:
         """Trainings that differ by seed and optimizer share what is compiled, and no others.
@@ -248,8 +241,8 @@ class _Running:
         steps = {"train.steps": like.train.steps, "distill.steps": like.distill.steps}
         return with_overrides(recipe, {"budget": recipe.budget, **steps})
 
-    def _outcome(self, run: Run, trainer: Trainer, diverged: bool) -> Training:
-        state, recipe = trainer.state, trainer.recipe
+    def _outcome(self, run: Run, state: State, diverged: bool) -> Training:
+        recipe = run.recipe()
         training = Training(
             seed=recipe.seed,
             loss=None if diverged else state.best_loss,
@@ -287,9 +280,8 @@ def _goes_on(run: Run) -> bool:
 
 def _lay_out(run: Run, setup: Setup) -> None:
     """A run's folder, as a training begins with it."""
-    environment = describe_environment(setup.recipe, setup.corpus, setup.tokens, setup.model)
     identity = f"{run.path.parent.name}/{run.id}"  # trials of other sweeps are called alike
-    make_run(run.path, setup.recipe, {"run": identity} | environment)
+    make_run(run.path, setup.recipe, {"run": identity} | environment_of(setup))
 
 
 def _run_of(folder: Path, number: int, seed: int) -> Run:

@@ -25,7 +25,7 @@ def sample_predictions(
 
     ``ids`` is a ring, as :class:`~lumenspark.data.windows.TrainingWindows` takes it: before the
     first id comes the last. An autocast that surrounds the call applies. The model's mode is left
-    as it was; it answers in evaluation mode.
+    as it was; it predictions in evaluation mode.
 
     Args:
         ids: (n,) the train split.
@@ -39,7 +39,7 @@ def sample_predictions(
     """
     asked = context - int(context * LEAST_CONTEXT)  # predictions that are used of each window
     generator = torch.Generator().manual_seed(seed)
-    answers = np.empty((len(ids), samples), ids.dtype)
+    predictions = np.empty((len(ids), samples), ids.dtype)
     training = model.training
     model.eval()
     try:
@@ -48,10 +48,10 @@ def sample_predictions(
             begins = targets[::asked] + asked - 1 - context  # the last target follows the window
             rows = ids[(begins[:, None] + np.arange(context)) % len(ids)]
             probabilities = _next_token_probabilities(model, rows, asked)[: len(targets)]
-            answers[targets] = systematic_samples(probabilities, samples, generator).numpy()
+            predictions[targets] = systematic_samples(probabilities, samples, generator).numpy()
     finally:
         model.train(training)
-    return answers
+    return predictions
 
 
 @torch.no_grad()

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from lumenspark.device import attention_for, choose_device, choose_precision
-from lumenspark.pipeline import NO_TOKENS, fit_budget, make_trainer, model_of, set_up
 from lumenspark.recipe import Recipe, parse_duration
 from lumenspark.reporter import Reporter
-from lumenspark.training.loss import make_loss
+from lumenspark.training.budget import fit_budget
+from lumenspark.training.losses import make_loss
+from lumenspark.training.model_factory import NO_TOKENS, model_of
+from lumenspark.training.setup import set_up
+from lumenspark.training.timing import seconds_per_step, seconds_per_validation
+from lumenspark.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,10 @@ class Estimate:
 def estimate(recipe: Recipe, reporter: Reporter | None = None) -> Estimate:
     """Measure a few steps of ``recipe`` here, and undo them; no run is made."""
     started = time.monotonic()
-    setup = set_up(recipe, reporter or Reporter())
-    trainer = make_trainer(setup, reporter or Reporter())
-    fit_budget(trainer, started)
-    step, validation = trainer.seconds_per_step(warm=1, timed=3), trainer.seconds_per_validation()
+    reporter = reporter or Reporter()
+    setup = fit_budget(set_up(recipe, reporter), started, reporter)
+    trainer = Trainer(setup, reporter)
+    step, validation = seconds_per_step(trainer, warmup=1, timed=3), seconds_per_validation(trainer)
     options, distill = trainer.recipe.train, trainer.recipe.distill
     steps = options.steps + distill.teachers * distill.steps
     return Estimate(

@@ -20,6 +20,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from lumenspark.training.timing import seconds_per_step
 from lumenspark.training.trainer import Trainer
 
 # Rows and columns of the matrices whose product sets the peak: large enough to keep all units busy.
@@ -50,11 +51,11 @@ def training_speed(trainer: Trainer, rounds: int = 3, steps: int = 20) -> Speed:
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
     seconds, peaks = [], []
     for _ in range(rounds):
-        seconds.append(trainer.seconds_per_step(timed=steps))
+        seconds.append(seconds_per_step(trainer, timed=steps))
         peaks.append(matmul_peak(dtype, recipe.device))
     return Speed(
         tokens_per_second=recipe.tokens_per_step / statistics.median(seconds),
-        flops_per_token=flops_per_token(trainer.model, trainer.context),
+        flops_per_token=flops_per_token(trainer.model, recipe.model.context),
         peak=statistics.median(peaks),
     )
 

@@ -1,4 +1,4 @@
-"""Optimizers and their schedule."""
+"""Optimizers, and their state as named tensors."""
 
 import torch
 from torch import nn
@@ -42,22 +42,6 @@ def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]
     return [muon, adamw]
 
 
-def lr_factor(step: int, steps: int, options: OptimOptions) -> float:
-    """The share of the peak rate at ``step`` (0 is the first): up, level, down to zero."""
-    warmup = max(1.0, options.warmup * steps)
-    rising = (step + 1) / warmup
-    falling = (steps - step) / max(1.0, options.cooldown * (steps - warmup))
-    return min(1.0, rising, falling)
-
-
-def set_lr(optimizers: list[Optimizer], options: OptimOptions, scale: float) -> None:
-    """Every group's rate to ``scale`` times its peak."""
-    for optimizer in optimizers:
-        peak = options.muon_lr if isinstance(optimizer, Muon) else options.adamw_lr
-        for group in optimizer.param_groups:
-            group["lr"] = peak * scale
-
-
 def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
     """All state as named tensors, for a file: ``0.17.momentum_buffer``."""
     return {
@@ -91,7 +75,7 @@ def optimizer_misfit(optimizers: list[Optimizer], shapes: dict[str, tuple[int, .
 
 
 def load_optimizer_tensors(optimizers: list[Optimizer], tensors: dict[str, torch.Tensor]) -> None:
-    """What :func:`optimizer_tensors` gave, back into fresh optimizers of the same parameters."""
+    """What :func:`optimizer_tensors` gave, back into optimizers of the same parameters."""
     for number, optimizer in enumerate(optimizers):
         content = optimizer.state_dict()
         content["state"] = {}

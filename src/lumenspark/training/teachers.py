@@ -1,57 +1,63 @@
-"""The teachers of a run: trained first, each in a run of its own below it, and then asked."""
+"""The teachers of a run: trained first, each in a run directory below it, then sampled."""
 
 import os
 import time
-from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
 from lumenspark.files import set_aside
 from lumenspark.recipe import Recipe, with_overrides
+from lumenspark.reporter import Reporter
 from lumenspark.runs.run import Run, make_run
+from lumenspark.training.batches import Ids
 from lumenspark.training.distillation import sample_predictions
-from lumenspark.training.loss import autocast
-from lumenspark.training.trainer import Stopped, Trainer
+from lumenspark.training.interrupts import Stopped
+from lumenspark.training.losses import autocast
+from lumenspark.training.model_factory import new_model
+from lumenspark.training.setup import Setup
+from lumenspark.training.trainer import Trainer
 
-TIMED_TOKENS = 16_384  # a second of asking, or less
+TIMED_TOKENS = 16_384  # a second of sampling, or less
 
 
-def train_teachers(
-    recipe: Recipe, run: Run, make_trainer: Callable[[Recipe], Trainer]
-) -> npt.NDArray[np.integer]:
-    """Train the teachers that ``recipe`` asks for, and ask them about the train split.
+def train_teachers(setup: Setup, run: Run, reporter: Reporter) -> Ids:
+    """Train the teachers of ``run`` and sample their predictions of the train split.
 
-    Teachers that ``run`` has already are not trained again, and one that was interrupted goes on.
-    ``make_trainer`` gives a trainer at step 0 for a recipe.
+    Teachers that the run has already are not trained again, and an interrupted one is resumed. All
+    of them use the module of ``setup.model`` in turn, so that nothing is compiled twice; it has its
+    own weights again afterwards.
 
-    Returns (n, teachers * samples): what :class:`Trainer` takes as ``answers``. Raises Stopped, in
-    the name of ``run``, when asked to stop.
+    Returns (n, teachers * samples). Raises Stopped, in the name of ``run``, when interrupted.
     """
-    answers = []
-    for number in range(recipe.distill.teachers):
-        trainer = make_trainer(teacher_recipe(recipe, number))
-        trainer.reporter.say(f"teacher {number + 1} of {recipe.distill.teachers}")
+    first_weights = deepcopy(setup.model.state_dict())
+    sampled = []
+    for number in range(setup.recipe.distill.teachers):
+        reporter.say(f"teacher {number + 1} of {setup.recipe.distill.teachers}")
+        trainer = _teacher(setup, number, reporter)
         try:
             _train(trainer, Run(run.path / "teachers" / str(number)))
         except Stopped as stopped:
             raise Stopped(run.id, stopped.signal) from stopped
-        answers.append(_ask(trainer, trainer.windows.ids))
-    return np.concatenate(answers, axis=1)
+        sampled.append(_sample(trainer, trainer.batches.windows.ids))
+    setup.model.load_state_dict(first_weights)
+    return np.concatenate(sampled, axis=1)
 
 
-def seconds_to_ask(trainer: Trainer) -> float:
-    """What asking one teacher about the whole train split will take, from asking about a part."""
-    ids = trainer.windows.ids
+def seconds_to_sample(trainer: Trainer) -> float:
+    """Time to sample one teacher on the whole train split, extrapolated from a part of it."""
+    ids = trainer.batches.windows.ids
     part = ids[:TIMED_TOKENS]
-    _ask(trainer, part[: TIMED_TOKENS // 4])  # warms up
-    began = time.perf_counter()
-    _ask(trainer, part)
-    return (time.perf_counter() - began) * len(ids) / len(part)
+    _sample(trainer, part[: TIMED_TOKENS // 4])  # warms up
+    started = time.perf_counter()
+    _sample(trainer, part)
+    return (time.perf_counter() - started) * len(ids) / len(part)
 
 
 def teacher_recipe(recipe: Recipe, number: int) -> Recipe:
-    """What teacher ``number`` (0 is the first) is trained by: another seed, and no teachers."""
+    """The recipe of teacher ``number`` (0 is the first): another seed, and no teachers."""
     changes = {
         "name": f"{recipe.name}, teacher {number}",
         "budget": None,
@@ -64,24 +70,32 @@ def teacher_recipe(recipe: Recipe, number: int) -> Recipe:
     return with_overrides(recipe, changes)
 
 
+def _teacher(setup: Setup, number: int, reporter: Reporter) -> Trainer:
+    recipe = teacher_recipe(setup.recipe, number)
+    weights = new_model(recipe, setup.tokenizer, setup.tokens.vocab_size).state_dict()
+    setup.model.load_state_dict(weights)
+    return Trainer(replace(setup, recipe=recipe, recorder=None), reporter)
+
+
 def _train(trainer: Trainer, run: Run) -> None:
-    """To the last step of the trainer's recipe, from wherever ``run`` is."""
+    """Train to the last step of the trainer's recipe, from the last checkpoint of ``run``."""
     if os.path.lexists(run.path) and not run.checkpoints.is_dir():
         set_aside(run.path)
     if not os.path.lexists(run.path):
         make_run(run.path, trainer.recipe)
-    if run.has_checkpoints():
-        trainer.resume(run)
-    else:
-        trainer.train(run)
-    if trainer.stop_signal is not None:  # it came during the last step
-        raise Stopped(run.id, trainer.stop_signal)
+    session = trainer.resume(run) if run.has_checkpoints() else trainer.train(run)
+    if session.stop.signal is not None:  # it arrived during the last step
+        raise Stopped(run.id, session.stop.signal)
 
 
-def _ask(trainer: Trainer, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """What the trainer's model answers about ``ids`` (n,): (n, samples)."""
+def _sample(trainer: Trainer, ids: Ids) -> Ids:
+    """Samples of the predictions of ``ids`` (n,) by the trainer's model: (n, samples)."""
     recipe = trainer.recipe
-    with trainer.ema_weights(), autocast(recipe.device, recipe.train.precision == "bf16"):
+    with (
+        trainer.ema.swapped_in(),
+        autocast(recipe.device, recipe.train.precision == "bf16"),
+        torch.no_grad(),
+    ):
         return sample_predictions(
-            trainer.model, ids, trainer.context, recipe.distill.samples, recipe.seed
+            trainer.model, ids, recipe.model.context, recipe.distill.samples, recipe.seed
         )

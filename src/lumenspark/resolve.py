@@ -1,4 +1,4 @@
-"""The text and the token ids that a recipe names. No torch: preparing needs little memory."""
+"""The concrete recipe of a training, and the text that it names."""
 
 from collections.abc import Callable
 
@@ -9,19 +9,34 @@ from lumenspark.recipe import Recipe, with_overrides
 from lumenspark.runs.run import model_source
 
 
-def with_full_names(recipe: Recipe) -> Recipe:
-    """A copy in which a run's id is its checkpoint's folder, and every path is absolute.
+def resolve(recipe: Recipe) -> Recipe:
+    """A copy with the device, precision, paths and revisions that ``auto`` and names stand for now.
 
-    So a run can be resumed from another folder. Models of the hub get the commit that they are of
-    now (``org/model@commit``), with which the run stays.
+    What needs the model is decided later, once: whether to compile
+    (:func:`lumenspark.training.setup.set_up`), and the steps of a budget
+    (:func:`lumenspark.training.budget.fit_budget`).
     """
+    from lumenspark.device import choose_device, choose_precision  # loads torch
+
+    device = choose_device(recipe.device)
+    precision = choose_precision(recipe.train.precision, device)
+    return with_full_names(recipe, {"device": device, "train.precision": precision})
+
+
+def with_full_names(recipe: Recipe, changes: dict[str, str] | None = None) -> Recipe:
+    """A copy with absolute paths, and with revisions of what is on the hub; and with ``changes``.
+
+    So a run can be resumed from another folder, and keeps the commits that it began with. A run's
+    id becomes the folder of its checkpoint, a model of the hub ``org/model@commit``.
+    """
+    tokenizer, init_from = recipe.tokenizer.name, recipe.init_from
     names = {
         "data": _absolute(recipe.data),
-        "init_from": recipe.init_from and _full_name(recipe.init_from, weights=True),
-        "tokenizer.name": recipe.tokenizer.name
-        and _full_name(recipe.tokenizer.name, weights=False),
+        "corpus.revision": open_recipe_corpus(recipe).revision,
+        "init_from": init_from and _full_name(init_from, weights=True),
+        "tokenizer.name": tokenizer and _full_name(tokenizer, weights=False),
     }
-    return with_overrides(recipe, names)
+    return with_overrides(recipe, names | (changes or {}))
 
 
 def _full_name(model: str, weights: bool) -> str:

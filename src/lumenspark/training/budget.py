@@ -1,0 +1,59 @@
+"""A time budget becomes a number of steps, once, at the start."""
+
+import time
+from dataclasses import replace
+
+from lumenspark.errors import UserError
+from lumenspark.recipe import Recipe, parse_duration
+from lumenspark.reporter import Reporter
+from lumenspark.training.batches import Ids
+from lumenspark.training.setup import Setup
+from lumenspark.training.teachers import seconds_to_sample
+from lumenspark.training.timing import (
+    seconds_per_record,
+    seconds_per_step,
+    seconds_per_validation,
+)
+from lumenspark.training.trainer import Trainer
+
+BUDGET_MARGIN = 0.97  # of the time that is left: steps are not all equally long
+
+
+def fit_budget(
+    setup: Setup, started: float, reporter: Reporter, teacher_samples: Ids | None = None
+) -> Setup:
+    """``setup`` with the number of steps that fit into its budget, counted from ``started``.
+
+    Teachers that are still to be trained get ``distill.budget_fraction`` of the training time, and
+    sampling their predictions is planned for. Without a budget nothing changes. Raises UserError
+    where no time is left for training.
+    """
+    recipe = setup.recipe
+    if recipe.budget is None:
+        return setup
+    trainer = Trainer(setup, reporter, teacher_samples)
+    step = seconds_per_step(trainer)
+    whole_step = step + seconds_per_validation(trainer) / recipe.train.validate_every
+    whole_step += seconds_per_record(trainer) / max(1, recipe.inspect.every)
+    teachers = recipe.distill.teachers if teacher_samples is None else 0
+    used = time.monotonic() - started
+    sampling = teachers * seconds_to_sample(trainer) if teachers else 0.0
+    left = parse_duration(recipe.budget) - used - sampling
+    steps = int(left * BUDGET_MARGIN / whole_step)
+    if steps < 1 and teacher_samples is None:  # a budget that trained teachers ends in a model
+        spent = f", sampling the teachers takes {sampling:.0f} s" if teachers else ""
+        raise UserError(
+            f"a budget of {recipe.budget} is over before the first step: set-up took {used:.0f} s"
+            f"{spent} and a step takes {step:.2f} s"
+        )
+    return replace(setup, recipe=_with_steps(recipe, steps, teachers))
+
+
+def _with_steps(recipe: Recipe, steps: int, teachers: int) -> Recipe:
+    """The recipe with ``steps`` divided among the model and ``teachers`` teachers."""
+    distill = recipe.distill
+    if teachers:
+        each = max(1, int(steps * distill.budget_fraction / teachers))
+        distill = replace(distill, steps=each)
+        steps -= teachers * each
+    return replace(recipe, train=replace(recipe.train, steps=max(1, steps)), distill=distill)

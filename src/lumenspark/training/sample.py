@@ -1,0 +1,19 @@
+"""A sample of text by a model in training."""
+
+from typing import Any
+
+import torch
+
+from lumenspark.errors import first_line, quoted
+
+
+def sample_text(model: Any, tokenizer: Any, prompt: str, seed: int, tokens: int) -> str:
+    """A continuation of ``prompt``, or the reason why there is none: no training ends here."""
+    torch.manual_seed(seed)
+    try:
+        text = model.generate(
+            text=prompt, tokenizer=tokenizer, max_new_tokens=tokens, temperature=0.8, top_k=50
+        )
+    except Exception as error:  # a prompt that is no text, or nothing to this tokenizer
+        return f"none: the prompt {quoted(prompt)} cannot be continued ({first_line(error)})"
+    return str(text)

@@ -1,0 +1,136 @@
+"""What belongs to one run of a trainer: its directory, state, metrics, tracker and clock."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from lumenspark.errors import first_line
+from lumenspark.recipe import Recipe
+from lumenspark.reporter import Reporter
+from lumenspark.runs.checkpoint import State
+from lumenspark.runs.metrics import MetricsLog
+from lumenspark.runs.run import Run
+from lumenspark.training.interrupts import StopRequest
+from lumenspark.training.step import StepResult
+from lumenspark.training.trackers import Tracker, open_tracker
+
+
+class Session:
+    """A trainer at work on ``run``, from ``state`` on. A context manager: it closes its files."""
+
+    def __init__(self, run: Run, recipe: Recipe, state: State, reporter: Reporter) -> None:
+        self.run = run
+        self.recipe = recipe
+        self.state = state
+        self.reporter = reporter
+        self.stop = StopRequest()
+        self.last_step = StepResult(0.0, 0.0)
+        self._tracker: Tracker | None = open_tracker(recipe.train.tracker, run.path, recipe)
+        self._started = time.monotonic() - state.seconds
+        self._step_times: list[float] = []
+        self._unsaved_events: list[dict[str, Any]] = []
+        self._metrics = MetricsLog(run.metrics_file)
+        if not self._metrics.cut(state.metrics_size, state.step):
+            reporter.say(
+                f"{run.metrics_file} is not what it was at step {state.step}: "
+                "the curves will have gaps"
+            )
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._metrics.close()
+        tracker, self._tracker = self._tracker, None
+        if tracker is None:
+            return
+        try:
+            tracker.finish()
+        except Exception as error:
+            name = self.recipe.train.tracker
+            self.reporter.say(f"{name} did not end well: {first_line(error)}")
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training so far, validation and saving and earlier sessions included."""
+        return round(time.monotonic() - self._started, 3)
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        patience = self.recipe.train.early_stopping_patience
+        return patience is not None and self.state.validations_without_gain >= patience
+
+    def count_step(self, result: StepResult, seconds: float) -> None:
+        """Enter a step that was taken."""
+        self.last_step = result
+        self.state.step += 1
+        self.state.loss_sum += result.loss
+        self.state.loss_count += 1
+        self._step_times.append(seconds)
+
+    def log_step(self, lr: float) -> None:
+        """Write the training metrics since the last call, if there are any."""
+        state, steps = self.state, self.recipe.train.steps
+        if state.loss_count == 0:
+            return
+        tokens = self.recipe.tokens_per_step * len(self._step_times)
+        metrics = {
+            "loss": state.loss_sum / state.loss_count,
+            "lr": lr,
+            "grad_norm": self.last_step.grad_norm,
+            "tokens_per_second": tokens / sum(self._step_times),
+            "seconds": self.seconds,
+        }
+        state.loss_sum, state.loss_count = 0.0, 0
+        self._step_times.clear()
+        self.write(metrics)
+        self.reporter.step(state.step, steps, metrics)
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Metrics of the current step, to metrics.jsonl and to the tracker."""
+        step = self.state.step
+        self._metrics.write({"step": step, "tokens": step * self.recipe.tokens_per_step, **metrics})
+        if self._tracker is None:
+            return
+        try:
+            self._tracker.log(metrics, step)
+        except Exception as error:  # no training ends because of a tracker
+            self._tracker = None
+            self.reporter.say(
+                f"{self.recipe.train.tracker} gets no more metrics, since it failed "
+                f"({first_line(error)}); all of them go to {self.run.metrics_file}"
+            )
+
+    def note_progress(self) -> None:
+        """Enter the size of metrics.jsonl and the time into the state, which is to be saved."""
+        self.state.metrics_size = self._metrics.size()
+        self.state.seconds = self.seconds
+
+    def note_saved(self) -> None:
+        """A checkpoint holds everything so far."""
+        self._unsaved_events.clear()
+
+    def write_event(self, event: dict[str, Any]) -> None:
+        """Something that happened to the run; unlike metrics it outlives a rollback."""
+        self._metrics.write(event)
+        self._unsaved_events.append(event)
+
+    def go_back(self, restored: State, lr_scale: float) -> None:
+        """Continue from the ``restored`` state at ``lr_scale``: later metrics are deleted.
+
+        ``best`` and patience stay, since they count the validations of the whole run.
+        """
+        failed = self.state
+        self.state = replace(
+            restored,
+            rollbacks=failed.rollbacks + 1,
+            lr_scale=lr_scale,
+            best_loss=failed.best_loss,
+            best_step=failed.best_step,
+            lowest_loss=failed.lowest_loss,
+            validations_without_gain=failed.validations_without_gain,
+        )
+        self._metrics.cut(self.state.metrics_size, self.state.step)
+        for event in self._unsaved_events:
+            self._metrics.write(event)
+        self._step_times.clear()

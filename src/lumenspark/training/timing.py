@@ -1,0 +1,39 @@
+"""How long parts of a training take here: measured on the trainer itself, and undone."""
+
+import time
+
+from lumenspark.training.optimizers import load_optimizer_tensors
+from lumenspark.training.trainer import Trainer
+
+
+def seconds_per_step(trainer: Trainer, warmup: int = 3, timed: int = 20) -> float:
+    """The median of ``timed`` optimizer steps. Weights and optimizers are left as before."""
+    before = [parameter.detach().clone() for parameter in trainer.parameters]
+    trainer.model.train()
+    times = []
+    for step in range(warmup + timed):
+        started = time.perf_counter()
+        trainer.update(step)
+        times.append(time.perf_counter() - started)
+    for parameter, kept in zip(trainer.parameters, before, strict=True):
+        parameter.data.copy_(kept)
+    load_optimizer_tensors(trainer.optimizers, {})
+    trainer.ema.copy_weights()
+    return sorted(times[warmup:])[timed // 2]
+
+
+def seconds_per_validation(trainer: Trainer) -> float:
+    """One validation."""
+    started = time.perf_counter()
+    trainer.validation_loss()
+    return time.perf_counter() - started
+
+
+def seconds_per_record(trainer: Trainer) -> float:
+    """One record of the model's internals; 0 where none is asked for."""
+    if trainer.recorder is None:
+        return 0.0
+    started = time.perf_counter()
+    trainer.recorder.before_step()
+    trainer.recorder.record(1.0)
+    return time.perf_counter() - started
