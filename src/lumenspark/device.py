@@ -78,11 +78,11 @@ def attention_for(device: str, context: int) -> str:
 def prepare_process(device: str, threads: int | None, cache: Path) -> None:
     """Settings of the whole process, before the first step.
 
-    Denormal numbers are flushed to zero: arithmetic on them is many times slower, and weights
-    that decay pass through them. Freed memory is kept. Compiled kernels are kept between runs. On a
-    graphics card the kernels that give the same bits each time are preferred, where torch has them.
+    Denormal numbers are flushed to zero: arithmetic on them is many times slower, and decaying
+    weights pass through them. Freed memory is kept by the process. Compiled kernels are cached
+    between runs. On a GPU, deterministic kernels are preferred, where torch has them.
 
-    Raises UserError for so many threads that starting them would end the process.
+    Raises UserError for more threads than a process can start.
     """
     most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
     if threads is not None and threads > most:
@@ -98,11 +98,11 @@ def prepare_process(device: str, threads: int | None, cache: Path) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed, where that library is glibc.
+    """Make glibc keep freed memory, instead of returning it to the system.
 
-    Else each step takes large blocks from the system and gives them back, and the system clears
-    their pages anew each time: a sixth to a third of the time of low-rank attention
-    (``docs/log.md``). The process then holds what it held at most.
+    Otherwise the system zeroes the pages of large blocks again in every step, which takes a sixth
+    to a third of the time of low-rank attention (``docs/log.md``). The process keeps its peak
+    memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -1,4 +1,4 @@
-"""Recipes: what to train, on what, and how. YAML on disk, typed dataclasses in the program."""
+"""Recipes: the data, model and training options of a run. YAML files, read into dataclasses."""
 
 import difflib
 import math
@@ -35,7 +35,7 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """How the text is read."""
+    """Reading the corpus."""
 
     layout: Literal["auto", "plain", "wikitext"] = "auto"
     """WikiText marks titles and headings with = signs; auto looks at the text."""
@@ -48,17 +48,17 @@ class CorpusOptions:
     revision: str | None = None
     """Hub sets: the commit or tag."""
     streaming: bool = False
-    """Hub sets: read over the network as needed, in place of a download first."""
+    """Hub sets: read over the network as needed, instead of downloading first."""
 
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    """How text becomes token ids."""
+    """The tokenizer."""
 
     name: str | None = None
     """An existing tokenizer (a folder or a hub id); without one, it is learned from train."""
     vocab_size: Annotated[int, Ge(259), Le(2**24)] = 4096
-    """Entries of the learned byte-level BPE, the three special tokens included."""
+    """Vocabulary size of the learned byte-level BPE, including its three special tokens."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LumiereOptions:
     """The architecture. The vocabulary size comes from the tokenizer."""
 
     family: Literal["lumiere"] = "lumiere"
-    """Which model family."""
+    """The model family."""
     hidden_size: Positive = 128
     """Width of the embeddings and of the residual stream."""
     num_hidden_layers: Positive = 4
@@ -78,11 +78,11 @@ class LumiereOptions:
     max_position_embeddings: Annotated[int, Ge(9), Lt(2**63)] = 64
     """Context length in tokens."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """On embeddings, attention weights and both sublayers' outputs, in training."""
+    """Dropout on embeddings, attention weights and the outputs of both sublayers."""
 
     @property
     def context(self) -> int:
-        """Tokens that the model sees at once."""
+        """Context length in tokens."""
         return self.max_position_embeddings
 
 
@@ -91,7 +91,7 @@ class LumensparkOptions:
     """The architecture. The vocabulary size comes from the tokenizer."""
 
     family: Literal["lumenspark"] = "lumenspark"
-    """Which model family."""
+    """The model family."""
     embed_dim: Positive = 768
     """Width of the embeddings and of the residual stream."""
     depth: Positive = 8
@@ -101,21 +101,21 @@ class LumensparkOptions:
     rank: Positive | None = 256
     """Rank of the linear layers inside the blocks; null: dense."""
     k: Count | None = 64
-    """Slots of each head for what lies before the window; 0: none; null: dense attention."""
+    """Slots per head for the tokens before the window; 0: none; null: dense attention."""
     window: Positive = 64
-    """A token sees the block of so many tokens that it lies in, and the one before, exactly."""
+    """Block size: a token attends exactly to its own block and the one before it."""
     projection: Literal["content", "position"] = "content"
-    """What decides to which slots a token is written: its key or its position."""
+    """What selects the slots that a token is written to: its key or its position."""
     seq_length: Annotated[int, Ge(9), Lt(2**63)] = 768
     """Context length in tokens."""
     layer_scale: Annotated[float, Gt(0)] = 0.1
-    """First value of the learned factors on both sublayers' outputs."""
+    """Initial value of LayerScale on the outputs of both sublayers."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 1 / 17
-    """On embeddings and both sublayers' outputs, in training."""
+    """Dropout on embeddings and the outputs of both sublayers."""
 
     @property
     def context(self) -> int:
-        """Tokens that the model sees at once."""
+        """Context length in tokens."""
         return self.seq_length
 
 
@@ -128,106 +128,106 @@ FAMILIES: dict[str, type[ModelOptions]] = {
 
 @dataclass(frozen=True)
 class OptimOptions:
-    """The optimizer and its schedule."""
+    """The optimizer and its learning-rate schedule."""
 
     name: Literal["muon", "adamw"] = "muon"
-    """muon: Muon on the hidden matrices and AdamW on the rest; adamw: AdamW on everything."""
+    """muon: Muon for the weight matrices inside the blocks, AdamW for the rest; adamw: AdamW."""
     muon_lr: Annotated[float, Gt(0)] = 0.02
-    """Muon's peak rate, on the matrices inside the blocks."""
+    """Peak learning rate of Muon."""
     muon_momentum: Annotated[float, Ge(0), Lt(1)] = 0.95
     """Muon's Nesterov momentum."""
     adamw_lr: Annotated[float, Gt(0)] = 0.008
-    """AdamW's peak rate."""
+    """Peak learning rate of AdamW."""
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     """AdamW: decay of the first moment."""
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
     """AdamW: decay of the second moment."""
     weight_decay: Annotated[float, Ge(0)] = 0.1
-    """Decoupled (times the rate), on the matrices inside the blocks."""
+    """Decoupled weight decay (times the learning rate), on the matrices inside the blocks."""
     warmup: Fraction = 0.03
-    """Share of the steps over which the rates rise from zero."""
+    """Fraction of the steps for the linear warm-up of the learning rates from zero."""
     cooldown: Fraction = 1.0
-    """Share of the steps, at the end, over which the rates fall linearly to zero."""
+    """Fraction of the steps, at the end, for their linear cooldown to zero."""
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
-    """Largest norm of the whole gradient."""
+    """Gradient clipping: the maximum norm of the whole gradient."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The loop."""
+    """The training loop."""
 
     steps: Positive = 2000
-    """Optimizer steps. A budget of time sets this number."""
+    """Optimizer steps. A time budget sets this number."""
     batch_size: Positive = 64
-    """Windows in one forward pass."""
+    """Windows per forward pass."""
     gradient_accumulation_steps: Positive = 1
-    """Forward passes to one optimizer step."""
+    """Forward passes per optimizer step."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: products in bfloat16 under autocast, weights in float32; auto: where it is fast."""
+    """bf16: autocast to bfloat16, weights in float32; auto: bf16 where hardware supports it."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile; auto: where a compiler is there and the run is long enough to pay for it."""
+    """torch.compile; auto: if there is a compiler and the run is long enough to benefit."""
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Decay of an exponential average of the weights, which is then what is kept; 0: none."""
+    """Decay of an exponential moving average of the weights, which is what is saved; 0: no EMA."""
     log_every: Positive = 20
-    """Steps between lines of metrics."""
+    """Steps between log lines."""
     validate_every: Positive = 200
     """Steps between validations."""
     validation_windows: Positive = 1024
-    """Windows of the validation split to score, evenly spread over it."""
+    """Windows scored in a validation, evenly spaced over the validation split."""
     early_stopping_patience: Positive | None = None
-    """Stop after so many validations with no better loss."""
+    """Validations without a lower loss before training stops; null: never."""
     save_every: Positive = 200
     """Steps between checkpoints to resume from."""
     keep_checkpoints: Count = 1
-    """Earlier checkpoints to keep beside the last and the best."""
+    """Earlier checkpoints to keep, besides last and best."""
     sample_every: Count = 0
     """Steps between samples of text; 0: none."""
     prompt: str = "The"
-    """What the samples start with."""
+    """Prompt of the samples."""
     threads: Positive | None = None
-    """Processor threads; without it, torch's own choice."""
+    """CPU threads; null: the default of torch."""
     tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
-    """Where metrics go besides metrics.jsonl; each is an optional extra."""
+    """Experiment tracker, in addition to metrics.jsonl; each is an optional extra."""
 
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """Learning from teachers: models of the same recipe, but for their seed, trained first."""
+    """Distillation from teachers: the same recipe with other seeds, trained first."""
 
     teachers: Count = 0
-    """How many; 0: the model learns from the text alone."""
+    """Number of teachers; 0: no distillation."""
     steps: Positive = 1000
-    """Optimizer steps of each teacher. A budget of time sets this number."""
+    """Optimizer steps of each teacher. A time budget sets this number."""
     budget_fraction: Annotated[float, Gt(0), Lt(1)] = 0.5
-    """Of a budget: how much of the training time all teachers take together."""
+    """Fraction of the budget's training time for all teachers together."""
     weight: Fraction = 0.7
-    """Share of the loss that follows the teachers; what is left follows the text."""
+    """Weight of the teachers in the loss; the text has the rest."""
     samples: Positive = 16
-    """Samples that are kept of each teacher's answer about each token of the train split."""
+    """Samples kept of each teacher's prediction of each train token."""
 
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """Looking inside while the model trains."""
+    """Recording the model's internals during training."""
 
     every: Count = 0
-    """Steps between records of head scores, lens and norms, for the run's page; 0: none."""
+    """Steps between records of head scores, logit lens and norms, for inspect.html; 0: none."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines a run."""
+    """Everything that determines a run. Immutable: changes make a copy (:func:`with_overrides`)."""
 
     name: str = "lumiere-1m"
-    """What the recipe is called."""
+    """Name of the recipe."""
     data: str = "python-docs"
-    """python-docs, wikitext-2, a text file, a folder of them, or a data set's id on the hub."""
+    """python-docs, wikitext-2, a text file, a folder of text files, or a data set id of the hub."""
     budget: str | None = None
     """Time for set-up and training, such as 90s, 5m or 1h: sets train.steps once, at the start."""
     seed: Annotated[int, Ge(0), Lt(2**31)] = 0
     """Determines initial weights, order of the windows, dropout and samples."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train; auto takes the fastest there is."""
+    """Device to train on; auto: the fastest one available."""
     init_from: str | None = None
     """Weights (and tokenizer) to start from: a run, a folder or a hub id."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
@@ -357,7 +357,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """A changed copy: keys are dotted (``optim.muon_lr``) or hold a mapping for a whole section."""
     content = asdict(recipe)
     if "budget" not in overrides and _names_steps(overrides):
-        content["budget"] = None  # who names the steps does not want a preset's time
+        content["budget"] = None  # an explicit number of steps replaces a preset's time
     for dotted, value in overrides.items():
         *sections, key = str(dotted).split(".")
         place = content

@@ -15,7 +15,7 @@ from lumenspark.models import (
 )
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.reporter import Reporter
-from lumenspark.training.mfu import Speed, flops_per_token, training_speed
+from lumenspark.training.mfu import Throughput, flops_per_token, measure_throughput
 from lumenspark.training.setup import set_up
 from lumenspark.training.trainer import Trainer
 
@@ -50,7 +50,7 @@ def test_counting_leaves_the_model_alone() -> None:
 
 
 def test_the_share_of_the_peak() -> None:
-    speed = Speed(tokens_per_second=1000.0, flops_per_token=5e6, peak=2e10)
+    speed = Throughput(tokens_per_second=1000.0, flops_per_token=5e6, peak=2e10)
     assert speed.mfu == pytest.approx(0.25)
 
 
@@ -60,7 +60,7 @@ def test_a_trainer_is_measured_and_left_as_it_was(text_folder: Path) -> None:
     setup = set_up(recipe, Reporter())
     trainer = Trainer(setup, Reporter())
     before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
-    speed = training_speed(trainer, rounds=2, steps=3)
+    speed = measure_throughput(trainer, rounds=2, steps=3)
     state = setup.model.state_dict()
     assert all(torch.equal(before[name], tensor) for name, tensor in state.items())
     assert not any(optimizer.state for optimizer in trainer.optimizers)

@@ -101,14 +101,14 @@ def measure_speed(recipe: str, data: str, seed: int) -> Trial:
     """Steps of ``recipe`` in steady state, in this process; caches may be warm."""
     from lumenspark.pipeline import environment_of
     from lumenspark.reporter import Reporter
-    from lumenspark.training.mfu import training_speed
+    from lumenspark.training.mfu import measure_throughput
     from lumenspark.training.setup import set_up
     from lumenspark.training.trainer import Trainer
 
     steady = {"data": data, "seed": seed, "train.steps": STEADY_STEPS, "inspect.every": 0}
     reporter = Reporter()
     setup = set_up(with_overrides(load_recipe(recipe), steady), reporter)
-    speed = training_speed(Trainer(setup, reporter))
+    speed = measure_throughput(Trainer(setup, reporter))
     return Trial(
         seed=seed,
         figures={

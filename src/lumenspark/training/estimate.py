@@ -1,4 +1,4 @@
-"""What a training would take here: measured by a few steps that are undone."""
+"""Estimates of the time and memory of a training here, from a few steps that are undone."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from lumenspark.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a recipe would take here, teachers included. Times in seconds, memory in bytes."""
+    """Cost of a recipe here, teachers included. Times in seconds, memory in bytes."""
 
     parameters: int
     train_tokens: int
@@ -53,9 +53,9 @@ def estimate(recipe: Recipe, reporter: Reporter | None = None) -> Estimate:
 
 
 def quick_estimate(recipe: Recipe) -> tuple[int, float]:
-    """Parameters, and seconds of training here: the budget, or by timing one forward and backward.
+    """Parameters, and seconds of training here: the budget, or timed by one forward and backward.
 
-    No text is read: the windows are random, and the vocabulary as large as the recipe asks.
+    No text is read: windows are random, and the vocabulary has the size that the recipe names.
     """
     context = recipe.model.context
     model = model_of(recipe, vocab_size=recipe.tokenizer.vocab_size, **NO_TOKENS)
@@ -80,7 +80,7 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: what the graphics card held at most, or this process."""
+    """Peak memory in bytes of the GPU, or else of this process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     import resource

@@ -14,7 +14,7 @@ ITERATIONS = 5
 
 
 class Muon(Optimizer):
-    """As ``torch.optim.Muon`` with Nesterov momentum and the original rates, but batched.
+    """As ``torch.optim.Muon`` with Nesterov momentum and the original scaling, but batched.
 
     A small model's matrices are too small to keep a processor busy one by one: here those of one
     shape are orthogonalised together, which takes half the time (docs/log.md).
@@ -23,7 +23,7 @@ class Muon(Optimizer):
     def __init__(
         self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float
     ) -> None:
-        """``params`` are matrices. Weight decay is decoupled: times the rate."""
+        """``params`` are matrices. Weight decay is decoupled: times the learning rate."""
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, settings)
 
@@ -48,8 +48,8 @@ class Muon(Optimizer):
             alike = [params[place] for place in places]
             rows, columns = alike[0].shape
             update = orthogonalise(torch.stack([updates[place] for place in places]))
-            rate = lr * max(1.0, rows / columns) ** 0.5
-            torch._foreach_add_(alike, list(update.to(alike[0].dtype)), alpha=-rate)
+            scaled_lr = lr * max(1.0, rows / columns) ** 0.5
+            torch._foreach_add_(alike, list(update.to(alike[0].dtype)), alpha=-scaled_lr)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

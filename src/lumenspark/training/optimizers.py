@@ -17,8 +17,8 @@ def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]
 
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) orthogonalises each matrix's
     momentum, which makes sense for a map between hidden states, not for a table of embeddings.
-    Only the blocks' matrices decay: decay would pull embeddings of rare tokens to zero, and the
-    gains of the norms away from one.
+    Only the blocks' matrices have weight decay: it would pull embeddings of rare tokens to zero,
+    and the gains of the norms away from one.
     """
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []

@@ -23,22 +23,22 @@ def scaled(recipe: Recipe, size: str) -> Recipe:
 
     - Depth is 4 (width / 128)^0.5, rounded down or up. Loss depends little on the shape at a given
       number of parameters (Kaplan et al. 2020, arXiv 2001.08361), and width is faster than depth.
-    - Width is what then comes nearest to the size (:func:`nearest_shape`): in steps of 32 with
+    - Width is then the nearest to the size (:func:`nearest_shape`): in steps of 32 with
       heads of 32, as at 1m, and from 256 on in steps of 64 with heads of 64. The feed-forward layer
       is twice as wide, as at 1m.
     - The context doubles with every threefold size: 64 tokens at 1m, 128 at 3m, 256 at 10m, 512 at
       30m; never below 64, the context of the card's protocol.
     - A step's tokens double with every tenfold size: 4,096 at 1m and 3m, 8,192 at 10m and 30m. A
       larger model reaches lower losses, where gradients are noisier (McCandlish et al. 2018, arXiv
-      1812.06162), but a short training wants many steps. Validation keeps its tokens.
-    - Muon's rate stays: its updates have the same spectral norm at every width (Bernstein and
-      Newhouse 2024, arXiv 2409.20325). AdamW's, for the tied embeddings and the gains, falls as
-      width^-1/4, which keeps the measured best rate at the same multiple of it. Weight decay stays.
-    - The budget stays: it says how long somebody wants to wait. A larger model wants a longer one.
+      1812.06162), but a short training needs many steps. Validation keeps its tokens.
+    - Muon's learning rate stays: its updates have the same spectral norm at every width (Bernstein
+      and Newhouse 2024, arXiv 2409.20325). AdamW's, for the tied embeddings and the gains, falls as
+      width^-1/4, which keeps its ratio to the measured best one. Weight decay stays.
+    - The budget stays, since it is the time that a user has. Larger models need a longer one.
 
     At ``1m`` nothing changes. The name says the size: ``lumiere-1m`` becomes ``lumiere-3m``.
 
-    Raises UserError for a size that cannot be, and for a recipe that is not for Lumiére-1M.
+    Raises UserError for a size out of range, and for a recipe that is not for Lumiére-1M.
     """
     parameters = parse_size(size)
     if not isinstance(recipe.model, LumiereOptions):
@@ -73,7 +73,7 @@ def scaled(recipe: Recipe, size: str) -> Recipe:
 
 
 def check_starts_afresh(recipe: Recipe) -> None:
-    """Of a recipe that was scaled. Raises UserError where it names weights to go on from."""
+    """Raise UserError where a scaled recipe names weights to start from."""
     if recipe.init_from:
         raise UserError(
             "a size makes a model of a new shape, and the weights that init_from names have theirs "
@@ -95,8 +95,8 @@ def parse_size(size: str) -> float:
 def nearest_shape(parameters: float, context: int) -> tuple[int, int]:
     """Width and depth on the rule's line whose :func:`parameter_count` comes nearest.
 
-    Nearest as a ratio. From 900k to 100m the count is within 20% of ``parameters``; below, widths
-    are few.
+    Nearest as a ratio. From 900k to 100m the count is within 20% of ``parameters``; below, there
+    are few widths.
     """
     shapes = []
     for width in WIDTHS:
