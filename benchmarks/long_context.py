@@ -33,7 +33,8 @@ from lumenspark.data.cache_folder import cache_folder
 from lumenspark.device import prepare_process
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.models.attention import attention_weights
-from lumenspark.models.lowrank import chunked
+from lumenspark.models.lowrank_attention_chunk import chunk_lowrank_attention
+from lumenspark.models.lowrank_attention_slots import LowRankSettings
 
 HEADS, SIZE, SLOTS, WINDOW = 8, 64, 64, 64
 VOCABULARY = 4096
@@ -75,7 +76,8 @@ def layer_call(kind: str, dtype: str, length: int, backward: bool, device: str) 
         def project(key: Tensor, positions: Tensor) -> Tensor:
             return (key @ write).softmax(dim=-1)
 
-        return chunked(query, key, value, project, WINDOW, scaling)[0]
+        settings = LowRankSettings(project, WINDOW, scaling)
+        return chunk_lowrank_attention(query, key, value, settings)[0]
 
     def fused() -> Tensor:
         return scaled_dot_product_attention(query, key, value, is_causal=True)

@@ -18,7 +18,7 @@ from torch import nn
 
 from lumenspark.data.cache_folder import cache_folder
 from lumenspark.device import prepare_process
-from lumenspark.models.lowrank import LowRankLinear, highest_rank
+from lumenspark.models.lowrank_linear import LowRankLinear, highest_rank
 
 
 @dataclass

@@ -15,7 +15,7 @@ from lumenspark.models import (
     LumiereConfig,
     LumiereForCausalLM,
 )
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 
 
 def llama(**changes: Any) -> LlamaForCausalLM:

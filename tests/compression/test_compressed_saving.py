@@ -91,7 +91,7 @@ def test_the_code_lies_beside_the_weights(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.py")} >= {
         "modeling_compressed.py",
         "module_ranks.py",
-        "lowrank.py",
+        "lowrank_linear.py",
     }
     for path in tmp_path.glob("*.py"):
         assert "lumenspark." not in path.read_text(encoding="utf-8").replace("`", "")

@@ -14,7 +14,7 @@ from lumenspark.compression.activations import Activations
 from lumenspark.compression.rank_allocation import Options, ranks_by_size
 from lumenspark.compression.svd import compress, linear_layers, observe
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 
 # Lumenspark's window of 2 tokens makes a row of 11 read its slots from the fifth token on.
 LUMENSPARKS: dict[str, dict[str, Any]] = {

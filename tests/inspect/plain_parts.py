@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 
 Edit = Callable[[Tensor], Tensor]
 See = Callable[[str, Tensor], Tensor]

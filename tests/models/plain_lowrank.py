@@ -10,7 +10,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lumenspark.models.lowrank import LowRankState, Project, chunked, naive, step
+from lumenspark.models.lowrank_attention_chunk import chunk_lowrank_attention
+from lumenspark.models.lowrank_attention_naive import naive_lowrank_attention
+from lumenspark.models.lowrank_attention_recurrent import recurrent_lowrank_attention
+from lumenspark.models.lowrank_attention_slots import LowRankSettings, Project
+from lumenspark.models.lowrank_attention_state import LowRankState
 
 PADDINGS = ["none", "left", "right", "anywhere"]
 
@@ -19,9 +23,7 @@ def plain_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    project: Project | None,
-    window: int,
-    scaling: float,
+    settings: LowRankSettings,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The output (B, H, T, D), and how much each query draws from each token (B, H, T, T)."""
@@ -34,12 +36,18 @@ def plain_attention(
             continue
         q, k, v = (tensor[row, :, real] for tensor in (query, key, value))
         phi = query.new_zeros(heads, len(real), 0)
-        if project is not None:
-            phi = project(k[None], torch.arange(len(real))[None])[0]
+        if settings.project is not None:
+            phi = settings.project(k[None], torch.arange(len(real))[None])[0]
         for head in range(heads):
             for position in range(len(real)):
                 attended, weights = plain_query(
-                    position, q[head], k[head], v[head], phi[head], window, scaling
+                    position,
+                    q[head],
+                    k[head],
+                    v[head],
+                    phi[head],
+                    settings.window,
+                    settings.scaling,
                 )
                 output[row, head, real[position]] = attended
                 drawn[row, head, real[position], real] = weights
@@ -104,9 +112,8 @@ class Case:
         return None if self.parameter is None else self.write(self.parameter)
 
     @property
-    def options(self) -> tuple[Project | None, int, float]:
-        """What every form takes after queries, keys and values."""
-        return self.project, self.window, self.scaling
+    def settings(self) -> LowRankSettings:
+        return LowRankSettings(self.project, self.window, self.scaling)
 
     def __getitem__(self, columns: slice) -> "Case":
         query, key, value = (tensor[:, :, columns] for tensor in self.tokens)
@@ -196,15 +203,15 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Case:
 
 
 def by_naive(case: Case) -> Tensor:
-    return naive(*case.tokens, *case.options, case.mask)
+    return naive_lowrank_attention(*case.tokens, case.settings, case.mask)
 
 
-def by_chunked(case: Case) -> Tensor:
-    return chunked(*case.tokens, *case.options, case.mask)[0]
+def by_chunk(case: Case) -> Tensor:
+    return chunk_lowrank_attention(*case.tokens, case.settings, case.mask)[0]
 
 
-def by_chunked_with_state(case: Case) -> Tensor:
-    return chunked(*case.tokens, *case.options, case.mask, keep_state=True)[0]
+def by_chunk_with_state(case: Case) -> Tensor:
+    return chunk_lowrank_attention(*case.tokens, case.settings, case.mask, return_state=True)[0]
 
 
 def by_pieces(case: Case) -> Tensor:
@@ -216,11 +223,11 @@ def by_pieces(case: Case) -> Tensor:
     return in_pieces(case, lengths)[0]
 
 
-def by_step(case: Case) -> Tensor:
+def by_recurrent(case: Case) -> Tensor:
     return in_steps(case)[0]
 
 
-FORMS = [by_naive, by_chunked, by_chunked_with_state, by_pieces, by_step]
+FORMS = [by_naive, by_chunk, by_chunk_with_state, by_pieces, by_recurrent]
 
 
 def in_steps(case: Case, state: LowRankState | None = None) -> tuple[Tensor, LowRankState]:
@@ -229,7 +236,9 @@ def in_steps(case: Case, state: LowRankState | None = None) -> tuple[Tensor, Low
     outputs = [torch.zeros_like(case.query[:, :, :0])]
     for column in range(case.query.shape[2]):
         token = case[column : column + 1]
-        output, state = step(*token.tokens, *token.options, state, token.mask)
+        output, state = recurrent_lowrank_attention(
+            *token.tokens, token.settings, state, token.mask
+        )
         outputs.append(output)
     return torch.cat(outputs, dim=2), state
 
@@ -242,7 +251,9 @@ def in_pieces(
     outputs, begin = [torch.zeros_like(case.query[:, :, :0])], 0
     for length in lengths:
         piece = case[begin : begin + length]
-        output, state = chunked(*piece.tokens, *piece.options, piece.mask, state, keep_state=True)
+        output, state = chunk_lowrank_attention(
+            *piece.tokens, piece.settings, piece.mask, state, return_state=True
+        )
         outputs.append(output)
         begin += length
     return torch.cat(outputs, dim=2), state

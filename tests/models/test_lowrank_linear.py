@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lumenspark.models.lowrank import LowRankLinear, factor_std, highest_rank
+from lumenspark.models.lowrank_linear import LowRankLinear, factor_std, highest_rank
 
 SHAPES = [(96, 96, 1), (64, 256, 16), (256, 64, 51), (384, 128, 95), (33, 70, 7)]
 
@@ -156,7 +156,7 @@ def test_made_from_a_dense_layer_it_has_its_precision_and_learns() -> None:
 @pytest.mark.parametrize("rank", [-1, 0, 6, 7, 100])
 def test_a_rank_that_saves_nothing_is_refused(rank: int) -> None:
     """From 10 to 15 features a dense layer has 150 weights, and so have two factors of rank 6."""
-    message = f"rank {rank} for a layer from 10 to 15 features: take one from 1 to 5"
+    message = f"rank {rank} for a layer from 10 to 15 features: choose one from 1 to 5"
     with pytest.raises(ValueError, match=re.escape(message)):
         LowRankLinear(10, 15, rank)
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -20,8 +20,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lumenspark.models.lowrank import LowRankState, Project, chunked, step
 from lumenspark.models.lowrank_attention_blocks import SCORES_PER_SEGMENT
+from lumenspark.models.lowrank_attention_chunk import chunk_lowrank_attention
+from lumenspark.models.lowrank_attention_recurrent import recurrent_lowrank_attention
+from lumenspark.models.lowrank_attention_slots import Project
+from lumenspark.models.lowrank_attention_state import LowRankState
 
 HEADS, SIZE, SLOTS, WINDOW = 2, 4, 3, 2
 
@@ -34,7 +37,7 @@ def states_after(length: int, dtype: torch.dtype) -> list[LowRankState]:
     """After so many tokens, by each of the forms that give one."""
     case = make_case(3, HEADS, length, SIZE, SLOTS, WINDOW, dtype=dtype)
     with torch.no_grad():
-        whole = chunked(*case.tokens, *case.options, keep_state=True)[1]
+        whole = chunk_lowrank_attention(*case.tokens, case.settings, return_state=True)[1]
         return [in_steps(case)[1], whole, in_pieces(case, [length // 2, length - length // 2])[1]]
 
 
@@ -82,7 +85,7 @@ def test_a_state_continues_text_of_different_lengths_in_each_row() -> None:
         assert torch.equal(after.count, tokens + 6)
         for row in range(4):
             alone = case.row(row)
-            expected = chunked(*alone.tokens, *alone.options)[0]
+            expected = chunk_lowrank_attention(*alone.tokens, alone.settings)[0]
             assert_near(output[row], expected[0, :, -6:], 1e-5)
 
 
@@ -93,7 +96,10 @@ def test_without_gradients_a_step_is_the_same_and_makes_no_new_recent_tokens() -
         without, other = in_steps(case)
         before = other.recent.data_ptr()
         last = case[16:]
-        assert step(*last.tokens, *last.options, other)[1].recent.data_ptr() == before
+        assert (
+            recurrent_lowrank_attention(*last.tokens, last.settings, other)[1].recent.data_ptr()
+            == before
+        )
     assert torch.equal(with_gradients, without)
     for tensor, same in zip(tensors_of(state), tensors_of(other), strict=True):
         assert tensor.dtype == same.dtype
@@ -114,7 +120,7 @@ def test_a_copy_of_the_state_undoes_what_came_after_it() -> None:
     kept = state.map(torch.clone)
     wrong = make_case(length=8, seed=1)
     in_steps(wrong, state)  # changes the state it was given
-    expected = chunked(*case.tokens, *case.options)[0]
+    expected = chunk_lowrank_attention(*case.tokens, case.settings)[0]
     again = kept.map(torch.clone)
     assert_near(in_steps(case[9:], kept)[0], expected[:, :, 9:], 1e-5)
     assert_near(in_pieces(case[9:], [8], again)[0], expected[:, :, 9:], 1e-5)
@@ -125,8 +131,10 @@ def test_rows_of_a_state_can_be_chosen_and_repeated() -> None:
     _, state = in_steps(case[:9])
     chosen = state.map(lambda tensor: tensor[order])
     rest = case[9:]
-    output = chunked(*(t[order] for t in rest.tokens), *rest.options, None, chosen)[0]
-    expected = chunked(*rest.tokens, *rest.options, None, state)[0]
+    output = chunk_lowrank_attention(*(t[order] for t in rest.tokens), rest.settings, None, chosen)[
+        0
+    ]
+    expected = chunk_lowrank_attention(*rest.tokens, rest.settings, None, state)[0]
     assert_near(output, expected[order], 1e-6)
 
 
@@ -139,7 +147,7 @@ def test_a_hundred_thousand_steps_in_bfloat16() -> None:
     state, finite, outputs = case.empty_state(), True, []
     for column in range(length):
         token = case[column : column + 1]
-        output, state = step(*token.tokens, *token.options, state)
+        output, state = recurrent_lowrank_attention(*token.tokens, token.settings, state)
         finite = finite and bool(output.isfinite().all())
         outputs.append(output)
     assert finite
@@ -149,7 +157,7 @@ def test_a_hundred_thousand_steps_in_bfloat16() -> None:
     assert float(state.weight.sum()) == pytest.approx(length - window, rel=2**-9)
 
     exact = Case(*(leaf.float() for leaf in case.leaves), by_content, window, None, case.scaling)
-    expected, whole = chunked(*exact.tokens, *exact.options, keep_state=True)
+    expected, whole = chunk_lowrank_attention(*exact.tokens, exact.settings, return_state=True)
     assert_near(torch.cat(outputs[-1000:], dim=2), expected[:, :, -1000:], 2e-2)
     torch.testing.assert_close(state.weight, whole.weight, rtol=2**-9, atol=0)
     assert_near(state.slots / state.weight[..., None], whole.slots / whole.weight[..., None], 2e-3)
@@ -191,7 +199,7 @@ def long_case(length: int, window: int, padding: str = "none") -> Case:
 def made_in_training(case: Case) -> Allocations:
     """By the forward and the backward pass."""
     with Allocations() as allocations:
-        output, _ = chunked(*case.tokens, *case.options, case.mask)
+        output, _ = chunk_lowrank_attention(*case.tokens, case.settings, case.mask)
         torch.autograd.grad(output.sum(), case.leaves)
     return allocations
 
@@ -206,7 +214,9 @@ def kept_for_the_backward_pass(case: Case) -> list[int]:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        output, _ = chunked(*case.tokens, *case.options, case.mask)  # kept while it lives
+        output, _ = chunk_lowrank_attention(
+            *case.tokens, case.settings, case.mask
+        )  # kept while it lives
     assert output.requires_grad
     return list(kept.values())
 

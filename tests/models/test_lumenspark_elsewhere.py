@@ -12,7 +12,7 @@ from small_models import every_attention
 from torch import Tensor
 
 from lumenspark.models import LumensparkForCausalLM
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import lumenspark
 from lumenspark.models import LumensparkBackbone, LumensparkConfig, LumensparkForCausalLM
 from lumenspark.models.layers import LayerScale
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 
 OTHER_MODELS: dict[str, dict[str, Any]] = {
     "one slot": {"k": 1},

@@ -205,7 +205,7 @@ def test_the_highest_rank_that_saves_weights_is_allowed() -> None:
 
 def test_a_rank_of_a_single_layer_that_saves_nothing_is_an_error() -> None:
     own = {"model.layers.0.attention.q_proj": 16}
-    with pytest.raises(ValueError, match="rank 16 for a layer from 32 to 32 features: take one"):
+    with pytest.raises(ValueError, match="rank 16 for a layer from 32 to 32 features: choose one"):
         new_model(small_config("lumenspark", module_ranks=own))
 
 

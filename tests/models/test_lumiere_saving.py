@@ -62,6 +62,33 @@ def test_the_code_lies_beside_the_weights(folder: Path, family: str) -> None:
         assert set(re.findall(r"^ *from \.(\w+) import", code, flags=re.M)) <= set(files)
 
 
+LUMIERE_FILES = [
+    "attention",
+    "classification",
+    "config_checks",
+    "configuration_lumiere",
+    "context_window",
+    "continuation",
+    "decoder",
+    "generation",
+    "guidance",
+    "layers",
+    "lowrank_linear",
+    "modeling_lumiere",
+    "module_ranks",
+    "packing",
+    "peft_names",
+    "sampling",
+    "tensor_names",
+]
+
+
+def test_lumiere_ships_no_low_rank_attention(folder: Path) -> None:
+    """``lowrank_linear`` does travel: ``module_ranks`` of a compressed Lumiére needs it."""
+    assert sorted(path.stem for path in folder.glob("*.py")) == LUMIERE_FILES
+    assert not any("lowrank_attention" in name for name in LUMIERE_FILES)
+
+
 @both_families
 def test_the_auto_classes_find_all_three(folder: Path, model: Model, ids: torch.Tensor) -> None:
     config = AutoConfig.from_pretrained(folder)

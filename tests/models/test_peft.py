@@ -25,7 +25,7 @@ from small_models import (
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 
 dense_attention = pytest.mark.parametrize(
     ("family", "changes"), [("lumiere", {}), ("lumenspark", {"k": None})], ids=["lumiere", "k=None"]

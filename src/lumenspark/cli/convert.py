@@ -152,7 +152,7 @@ def _with_slots(
 
 def _factorise_attention(model: "LumensparkForCausalLM", rank: int) -> dict[str, float]:
     """Put low-rank layers in the place of the attention's dense ones: their names and errors."""
-    from lumenspark.models.lowrank import LowRankLinear
+    from lumenspark.models.lowrank_linear import LowRankLinear
 
     ranks = model.config.module_ranks
     errors = {}

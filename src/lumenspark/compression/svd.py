@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lumenspark.compression.activations import Activations, run_text
 from lumenspark.compression.rank_allocation import Options, rank_by_energy, ranks_by_size
 from lumenspark.models import modeling_compressed
-from lumenspark.models.lowrank import LowRankLinear
+from lumenspark.models.lowrank_linear import LowRankLinear
 from lumenspark.models.module_ranks import bias_of, is_linear, shape_of, weight_of
 
 # Added to the mean of x xᵀ, as a share of its mean eigenvalue. Directions in which the text says

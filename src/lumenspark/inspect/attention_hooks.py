@@ -15,7 +15,6 @@ from lumenspark.errors import UserError
 from lumenspark.inspect.architectures import Block, Columns, lowrank, rotated
 from lumenspark.inspect.hooks import Taps, plus
 from lumenspark.models.attention import attention_weights, causal_mask, dense_mask
-from lumenspark.models.lowrank import write_weights
 from lumenspark.models.lowrank_attention_map import (
     all_present,
     read_weights,
@@ -119,19 +118,18 @@ class AttentionTaps:
         if isinstance(mask, list):
             raise UserError("several texts in one row cannot be looked into: give each its own row")
         mask = all_present(query) if mask is None else mask
-        project = attention.project if attention.config.k else None
-        settings = attention.config.window, attention.scaling, mask
-        own_write = write_weights(project, key, text_positions(mask)).float()
+        settings = attention.lowrank_settings
+        own_write = settings.write_weights(key, text_positions(mask)).float()
         own_write = own_write * mask[:, None, :, None]
         write, write_probe = self.look(SLOTS[0], own_write)
         untouched = write is own_write and write_probe is None
         if untouched and not self.wanted(SLOTS[1], "attention.pattern"):
             return mixed  # what follows takes O(T²)
         seen_write = plus(write, write_probe)
-        own_read, near, weight = read_weights(query, key, seen_write, *settings)
+        own_read, near, weight = read_weights(query, key, seen_write, settings, mask)
         read, read_probe = self.look(SLOTS[1], own_read)
         seen_read = plus(read, read_probe)
-        own_pattern = token_weights(seen_read, near, weight, seen_write, settings[0], mask)
+        own_pattern = token_weights(seen_read, near, weight, seen_write, settings, mask)
         pattern, probe = self.look("attention.pattern", own_pattern)
         if not (pattern is own_pattern and read is own_read and write is own_write):
             return (plus(pattern, probe) @ value.float()).to(mixed.dtype)
@@ -139,9 +137,9 @@ class AttentionTaps:
             return mixed
         # Zeros that depend on the probes as the pattern does, and on nothing else.
         write = plus(write.detach(), write_probe)
-        read, near, weight = read_weights(query.detach(), key.detach(), write, *settings)
+        read, near, weight = read_weights(query.detach(), key.detach(), write, settings, mask)
         read = plus(read, read_probe)
-        pattern = plus(token_weights(read, near, weight, write, settings[0], mask), probe)
+        pattern = plus(token_weights(read, near, weight, write, settings, mask), probe)
         zeros = (pattern - pattern.detach()) @ value.detach().float()
         return mixed + zeros.to(mixed.dtype)
 

@@ -102,14 +102,7 @@ class LowRankAttention(AttentionBridge):
             projection(hidden).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             for projection in (self.q, self.k, self.v)
         )
-        pattern = lowrank_attention_map(
-            query,
-            key,
-            project=attention.project if attention.config.k else None,
-            window=attention.config.window,
-            scaling=attention.scaling,
-            mask=attention_mask,
-        )
+        pattern = lowrank_attention_map(query, key, attention.lowrank_settings, attention_mask)
         pattern = self.hook_pattern(pattern)
         mixed = (pattern @ value).transpose(1, 2).flatten(2)
         return self.hook_out(self.o(mixed)), pattern

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from .lowrank import LowRankState
+from .lowrank_attention_state import LowRankState
 
 Snapshot = list[tuple[LowRankState | None, int]]
 
@@ -27,11 +27,11 @@ class LowRankCacheLayer(CacheLayerMixin):
         """Raises TypeError: there are no lists of keys and values to add to."""
         raise TypeError("low-rank attention keeps no list of keys and values to add to")
 
-    def keep(self, state: LowRankState, columns: int) -> None:
+    def advance(self, state: LowRankState, columns: int) -> None:
         """``state`` is what is known after ``columns`` more."""
-        self.put(state, self.columns + columns)
+        self.set_state(state, self.columns + columns)
 
-    def put(self, state: LowRankState | None, columns: int) -> None:
+    def set_state(self, state: LowRankState | None, columns: int) -> None:
         """``state`` is what is known after ``columns`` in all."""
         self.state, self.columns, self.is_initialized = state, columns, state is not None
 
@@ -45,7 +45,7 @@ class LowRankCacheLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
-        self.put(None, 0)
+        self.set_state(None, 0)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i becomes what row ``beam_idx[i]`` was."""
@@ -94,7 +94,7 @@ class LumensparkCache(Cache):
     def restore(self, snapshot: Snapshot) -> None:
         """Back to when ``snapshot`` was taken; it can be restored again."""
         for layer, (state, columns) in zip(self.layers, snapshot, strict=True):
-            layer.put(_copy(state), columns)
+            layer.set_state(_copy(state), columns)
 
 
 def _copy(state: LowRankState | None) -> LowRankState | None:

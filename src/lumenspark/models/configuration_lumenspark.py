@@ -18,7 +18,7 @@ from .config_checks import (
     quoted,
 )
 from .legacy_checkpoints import is_old_config, translate_config
-from .lowrank import highest_rank
+from .lowrank_linear import highest_rank
 from .tensor_names import TensorSizes
 
 # Slots, and tokens in a window, that make sense with any ``seq_length``.

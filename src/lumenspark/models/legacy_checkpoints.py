@@ -16,7 +16,7 @@ from transformers import GPT2Tokenizer, PreTrainedConfig
 from transformers.utils import cached_file
 
 from .config_checks import MOST, quoted
-from .lowrank import highest_rank
+from .lowrank_linear import highest_rank
 
 if TYPE_CHECKING:
     from .configuration_lumenspark import LumensparkConfig

@@ -1,13 +1,13 @@
-"""Causal low-rank attention on whole blocks of tokens: the fast path, with its own backward pass.
+"""The block kernel of ``chunk_lowrank_attention``, with its own backward pass.
 
-The sequence is walked through in segments of a few blocks, small enough for a processor's cache.
-The forward pass keeps its inputs, its output and the slots at the beginning of each segment; the
-backward pass walks the segments from the last to the first and computes the weights anew, as
-flash attention does (Dao et al. 2022, arXiv 2205.14135). So memory is O(n·(d + k)) and the slots
-once a segment, and what is made in between has the size of a segment.
+The sequence is processed in segments of a few blocks, small enough for a CPU's cache. The forward
+pass saves its inputs, its output and the slots at the start of each segment; the backward pass
+visits the segments from last to first and recomputes the weights, as flash attention does (Dao et
+al. 2022, arXiv 2205.14135). Saved memory is O(T·(D + K)) plus the slots once per segment;
+intermediates have the size of one segment.
 
 Shapes: N rows (batch times heads), G blocks of ``w`` queries, D features, K slots. There is one
-block of keys more than of queries: the one before the first. Keys and values lie side by side,
+more block of keys than of queries: the one before the first. Keys and values are concatenated,
 (..., 2D), so that one product writes both to the slots.
 """
 
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A slot into which less than this has been written counts as empty. (A token has weight 1.)
-EMPTY = 1e-20
-# Scores of one segment: 2 MiB of float32 on a processor, so that they stay in its cache (measured:
-# docs/log.md); a graphics card wants large products instead.
+from .lowrank_attention_slots import EMPTY
+
+# Scores in one segment: 2 MiB of float32 on a CPU, so that they stay in its cache (measured:
+# docs/log.md); a GPU needs large products instead.
 SCORES_PER_SEGMENT = {"cpu": 2**19, "other": 2**26}
 
 
-# torch.compile leaves this out: unrolled, its loops take a minute and a half to compile and then
-# run at little more than half the speed (docs/log.md).
+# Not compiled: unrolled, its loops take a minute and a half to compile and then run at little more
+# than half the speed (docs/log.md).
 @torch.compiler.disable
 def block_attention(
     query: Tensor,
@@ -40,11 +40,11 @@ def block_attention(
     """Attention of each block's queries to their block, the one before it, and the slots.
 
     ``query`` (N, G, w, D); ``key_value`` (N, G + 1, w, 2D); ``write`` (N, G, w, K), the weights
-    with which all blocks of keys but the last are written to the slots (zeros: not written);
+    with which every block of keys but the last is written to the slots (zeros: not written);
     ``slots`` (N, K, 2D) and ``weight`` (N, K), float32: the sums before the first block;
-    ``first`` (N,) boolean: the first block of keys is not there.
+    ``first`` (N,) boolean: the first block of keys is missing.
 
-    Returns (N, G, w, D). ``segment`` is the number of blocks that are computed at once.
+    Returns (N, G, w, D). ``segment`` is the number of blocks computed at once.
     """
     if segment is None:
         rows, _, width, _ = query.shape
@@ -57,21 +57,8 @@ def block_attention(
     return output
 
 
-def slot_means(sums: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What the slots hold, and what is added to their logits.
-
-    ``sums`` (..., K, C) of what was written, ``weight`` (..., K) that it was written with. Returns
-    the means (..., K, C), zero where a slot is empty, and the logarithm of the weight (..., K),
-    -inf where it is empty; both with clean gradients.
-    """
-    empty = weight < EMPTY
-    weight = weight.masked_fill(empty, 1.0)
-    means = (sums / weight[..., None]).masked_fill(empty[..., None], 0.0)
-    return means, weight.log().masked_fill(empty, -math.inf)
-
-
 class _Segment:
-    """What a segment's forward and backward pass both need."""
+    """Quantities of one segment that the forward and the backward pass share."""
 
     def __init__(
         self,
@@ -87,10 +74,10 @@ class _Segment:
         written = key_value[:, :-1]
         sums = _running_sums(slots, write.transpose(-1, -2) @ written)  # (N, G + 1, K, 2D)
         weights = _running_sums(weight, write.sum(2, dtype=torch.float32))
-        # Copies, because these are kept for the backward pass, and a view would keep all sums.
+        # Copies: these are saved for the backward pass, and a view would keep all sums alive.
         self.slots_after, self.weight_after = sums[:, -1].clone(), weights[:, -1].clone()
         self.weight = weights[:, :-1]
-        # A token's share of what a slot holds; of an empty slot, none.
+        # A token's share of a slot; 0 in an empty slot.
         empty = self.weight < EMPTY
         self.shares = self.weight.reciprocal().masked_fill_(empty, 0.0)
         means = (sums[:, :-1] * self.shares[..., None]).to(query.dtype)
@@ -108,7 +95,7 @@ class _Segment:
 
 
 def _running_sums(start: Tensor, parts: Tensor) -> Tensor:
-    """(N, G + 1, …) float32: ``start``, then ``start`` and all ``parts`` (N, G, …) up to each."""
+    """(N, G + 1, …) float32: ``start``, then ``start`` plus the ``parts`` (N, G, …) so far."""
     sums = start.new_empty(parts.shape[0], parts.shape[1] + 1, *parts.shape[2:])
     sums[:, 0] = start
     for block in range(parts.shape[1]):  # torch's cumsum over this dimension is many times slower
@@ -116,8 +103,8 @@ def _running_sums(start: Tensor, parts: Tensor) -> Tensor:
     return sums
 
 
-def _sums_from_behind(end: Tensor, parts: Tensor) -> Tensor:
-    """(N, G + 1, …) float32: all ``parts`` (N, G, …) from each on and ``end``; last, ``end``."""
+def _reverse_running_sums(end: Tensor, parts: Tensor) -> Tensor:
+    """(N, G + 1, …) float32: ``end`` plus the ``parts`` (N, G, …) from each on; last, ``end``."""
     sums = end.new_empty(parts.shape[0], parts.shape[1] + 1, *parts.shape[2:])
     sums[:, -1] = end
     for block in reversed(range(parts.shape[1])):
@@ -181,7 +168,7 @@ class _BlockAttention(torch.autograd.Function):
                 first if begin == 0 else None,
                 ctx.scaling,
             )
-            # Through the softmax, to what it was made of.
+            # Through the softmax to queries, keys and values.
             grad_scores = (grads @ part.values.transpose(-1, -2)).float()
             grad_scores -= (grads * output[:, begin:end]).sum(-1, keepdim=True, dtype=torch.float32)
             grad_scores *= part.weights
@@ -196,14 +183,14 @@ class _BlockAttention(torch.autograd.Function):
                 grad[..., :size] += grad_keys[:, :, read]
                 grad[..., size:] += grad_values[:, :, read]
 
-            # Through the means to the sums, and through the sums to what was written.
+            # Through the slot means to the sums, and through the sums to the tokens written.
             grad_means = torch.cat(
                 [grad_keys[:, :, :slot_count], grad_values[:, :, :slot_count]], dim=-1
             ).float()
             means = part.keys_values[:, :, :slot_count]
             grad_weights = grad_scores[..., :slot_count].sum(2) - (grad_means * means).sum(-1)
-            grad_sums = _sums_from_behind(grad_slots, grad_means * part.shares[..., None])
-            grad_weights = _sums_from_behind(grad_weight, grad_weights * part.shares)
+            grad_sums = _reverse_running_sums(grad_slots, grad_means * part.shares[..., None])
+            grad_weights = _reverse_running_sums(grad_weight, grad_weights * part.shares)
             grad_slots, grad_weight = grad_sums[:, 0], grad_weights[:, 0]
             grad_parts = grad_sums[:, 1:].to(query.dtype)
             grad_write[:, begin:end] = written @ grad_parts.transpose(-1, -2)

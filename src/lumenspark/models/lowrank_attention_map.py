@@ -1,8 +1,9 @@
-"""What low-rank attention attends to, made visible: slot by slot and token by token. Takes O(T²).
+"""Attention weights of low-rank attention, by slot and by token. O(T²).
 
-The functions follow one another: how tokens are written to the slots (``write_weights``), how
-queries read slots and near tokens (:func:`read_weights`), and what that means for each token
-(:func:`token_weights`). Each takes what the one before has given, so one may change it between.
+The steps: tokens are written to the slots (``LowRankSettings.write_weights``), queries read slots
+and near tokens (:func:`read_weights`), and both combine to token-to-token weights
+(:func:`token_weights`). Each step takes the result of the one before, so that a caller can change
+it in between.
 """
 
 import math
@@ -10,43 +11,40 @@ import math
 import torch
 from torch import Tensor
 
-from .lowrank import Project, without_autocast, write_weights
-from .lowrank_attention_blocks import EMPTY, slot_means
+from .lowrank_attention_slots import EMPTY, LowRankSettings, slot_means, without_autocast
 
 
 @without_autocast
 def lowrank_attention_map(
     query: Tensor,
     key: Tensor,
-    project: Project | None,
-    window: int,
-    scaling: float,
+    settings: LowRankSettings,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """How much each query draws from each token, directly or through the slots: (B, H, T, T).
+    """Each query's weight on each token, directly or through the slots: (B, H, T, T).
 
-    A slot's weight is shared among the tokens that were written to it, as they were written. Rows
-    sum to 1 (to 0 at pads), and the map times the values is the attention's output.
+    A slot's weight is divided among its tokens in proportion to their write weights. Rows sum to 1
+    (to 0 at pads), and the map times the values is the attention output.
     """
     mask = all_present(query) if mask is None else mask
-    write = write_weights(project, key, text_positions(mask))
-    read, near, weight = read_weights(query, key, write, window, scaling, mask)
-    return token_weights(read, near, weight, write, window, mask).to(query.dtype)
+    write = settings.write_weights(key, text_positions(mask))
+    read, near, weight = read_weights(query, key, write, settings, mask)
+    return token_weights(read, near, weight, write, settings, mask).to(query.dtype)
 
 
 @without_autocast
 def read_weights(
-    query: Tensor, key: Tensor, write: Tensor, window: int, scaling: float, mask: Tensor
+    query: Tensor, key: Tensor, write: Tensor, settings: LowRankSettings, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each query's one softmax: over the slots (B, H, T, K), and over the near tokens (B, H, T, T).
+    """Each query's softmax, over the slots (B, H, T, K) and the near tokens (B, H, T, T) jointly.
 
     ``query`` and ``key`` (B, H, T, D), ``write`` (B, H, T, K), ``mask`` (B, T) boolean, False at
-    pads. The third result (B, H, T, K) is what had been written to each slot when the query read
-    it, 1 where that was nothing. float32.
+    pads. The third result (B, H, T, K) is the total weight of each slot when the query reads it, 1
+    for an empty slot. All float32.
     """
     batch, heads, length, _ = query.shape
     positions = text_positions(mask)
-    blocks = positions // window
+    blocks = positions // settings.window
     write = write.float() * mask[:, None, :, None]
     slot_scores = query.new_full((*write.shape[:2], length, write.shape[-1]), -math.inf).float()
     weights = torch.ones_like(slot_scores)
@@ -57,16 +55,16 @@ def read_weights(
         sums = sums + leaving.transpose(-1, -2) @ key.float()
         weight = weight + leaving.sum(2)
         means, log_weight = slot_means(sums, weight)
-        scores = ((query * scaling) @ means.to(key.dtype).transpose(-1, -2)).float()
+        scores = ((query * settings.scaling) @ means.to(key.dtype).transpose(-1, -2)).float()
         here = (blocks == block)[:, None, :, None]
         slot_scores = torch.where(here, scores + log_weight[:, :, None], slot_scores)
         weights = torch.where(here & (weight >= EMPTY)[:, :, None], weight[:, :, None], weights)
 
     apart = blocks[:, :, None] - blocks[:, None, :]  # (B, T, T): blocks between query and token
     direct = (apart <= 1) & (positions[:, :, None] >= positions[:, None, :]) & mask[:, None, :]
-    scores = ((query * scaling) @ key.transpose(-1, -2)).float()
+    scores = ((query * settings.scaling) @ key.transpose(-1, -2)).float()
     scores = scores.masked_fill(~(direct & mask[:, :, None])[:, None], -math.inf)
-    # A pad sees nothing: a row of -inf would give NaN, so it gets any number, and zeros below.
+    # A pad sees nothing; its row of -inf would give NaN. The result is zeroed below.
     scores = scores.masked_fill(~mask[:, None, :, None], 0.0)
     both = torch.cat([slot_scores, scores], dim=-1).softmax(-1) * mask[:, None, :, None]
     read, near = both.split([write.shape[-1], length], dim=-1)
@@ -75,23 +73,28 @@ def read_weights(
 
 @without_autocast
 def token_weights(
-    read: Tensor, near: Tensor, weight: Tensor, write: Tensor, window: int, mask: Tensor
+    read: Tensor,
+    near: Tensor,
+    weight: Tensor,
+    write: Tensor,
+    settings: LowRankSettings,
+    mask: Tensor,
 ) -> Tensor:
-    """What :func:`read_weights` gave, token by token: (B, H, T, T).
+    """Token-to-token weights (B, H, T, T) from the results of :func:`read_weights`.
 
-    A slot's weight goes to the tokens that it held then, in the measure in which they were written.
+    A slot's weight is divided among the tokens it held at that query, by their write weights.
     """
-    blocks = text_positions(mask) // window
+    blocks = text_positions(mask) // settings.window
     held = (blocks[:, :, None] - blocks[:, None, :] > 1)[:, None]
     write = write.float() * mask[:, None, :, None]
     return near + (read / weight) @ write.transpose(-1, -2) * held
 
 
 def all_present(query: Tensor) -> Tensor:
-    """The mask (B, T) of rows without pads, for queries (B, H, T, D)."""
+    """A mask (B, T) without pads, for queries (B, H, T, D)."""
     return torch.ones(query.shape[0], query.shape[2], dtype=torch.bool, device=query.device)
 
 
 def text_positions(mask: Tensor) -> Tensor:
-    """Each token's position in its own row's text, (B, T); at pads that of the one before."""
+    """Each token's position in its row's text, (B, T); at pads, that of the token before."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)

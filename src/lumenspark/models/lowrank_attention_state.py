@@ -1,4 +1,4 @@
-"""The decode state of low-rank attention, and how the tokens after it are laid out in blocks."""
+"""The decode state of low-rank attention, and the block layout of the tokens that follow it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass
 class LowRankState:
-    """What is kept of the tokens seen so far: k·(2D + 1) + 2·window·2D numbers a head.
+    """The state after some tokens: K·(2D + 1) + 2·window·2D numbers per head.
 
-    ``recent`` (B, H, 2·window, 2D): keys and values of the block that is being filled and of the
-    one before; the token at position p lies at p modulo 2·window. ``slots`` (B, H, K, 2D) and
-    ``weight`` (B, H, K), float32: the sums over all blocks before those two. ``count`` (B,): the
-    tokens seen, which is the next one's position.
+    ``recent`` (B, H, 2·window, 2D): keys and values of the block being filled and of the one
+    before; position p is stored at p modulo 2·window. ``slots`` (B, H, K, 2D) and ``weight``
+    (B, H, K), float32: the sums over all earlier blocks. ``count`` (B,): tokens seen, which is the
+    position of the next one.
     """
 
     recent: Tensor
@@ -24,7 +24,7 @@ class LowRankState:
 
     @classmethod
     def empty(cls, key: Tensor, slot_count: int, window: int) -> "LowRankState":
-        """The state before the first token, for keys like ``key`` (B, H, T, D)."""
+        """The state before the first token, for keys of the shape and dtype of ``key``."""
         batch, heads, _, size = key.shape
         exact = torch.float32
         return cls(
@@ -35,36 +35,36 @@ class LowRankState:
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "LowRankState":
-        """The state with ``change`` applied to each tensor (copies, a choice of rows, a device)."""
+        """The state with ``change`` applied to each tensor (to copy, select rows or move it)."""
         return LowRankState(*(change(getattr(self, field.name)) for field in fields(self)))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors."""
+        """Size of its tensors in bytes."""
         return sum(getattr(self, field.name).nbytes for field in fields(self))
 
 
 @dataclass
 class Layout:
-    """Where tokens lie once each row is laid out in the blocks of its own text.
+    """The layout of each row in the blocks of its own text.
 
-    There is a block of keys before the first block of queries. L = (blocks + 1)·window.
+    One block of keys precedes the first block of queries. L = (blocks + 1)·window.
     """
 
     window: int
     blocks: int  # of queries
-    positions: Tensor  # (B, L) each key's position; beside the text, that of its first or last
-    present: Tensor  # (B, L) boolean: there is a token here
-    key_columns: Tensor  # (B, L) of state.recent, then the new keys
-    query_columns: Tensor  # (B, blocks·window) of the new queries
-    output_columns: Tensor  # (B, T) of the blocks' output
-    first_position: Tensor  # (B,) of the first key; may be negative
-    end: Tensor  # (B,) tokens seen in all
+    positions: Tensor  # (B, L) each key's position; outside the text, that of its first or last
+    present: Tensor  # (B, L) boolean: True at tokens
+    key_columns: Tensor  # (B, L) into state.recent, then the new keys
+    query_columns: Tensor  # (B, blocks·window) into the new queries
+    output_columns: Tensor  # (B, T) into the output by blocks
+    first_position: Tensor  # (B,) of the first key; can be negative
+    end: Tensor  # (B,) tokens seen in total
 
     def state_after(self, state: LowRankState, key_value: Tensor, write: Tensor) -> LowRankState:
         """The state at ``end``, from keys and values (B, H, L, 2D) and write weights in blocks."""
         window, end = self.window, self.end[:, None]
-        filling = end // window  # the block that the next token lies in
+        filling = end // window  # the block of the next token
         place = torch.arange(self.blocks * window, device=end.device)
         in_slots = self.first_position[:, None] + place < (filling - 1) * window
         write = write.float() * in_slots[:, None, :, None]
@@ -79,17 +79,19 @@ class Layout:
 
 
 def lay_out(mask: Tensor | None, state: LowRankState, length: int, window: int) -> Layout:
-    """Rows that begin where ``state`` ends and hold the tokens that ``mask`` (B, T) names."""
+    """The layout of the tokens marked in ``mask`` (B, T), which continue from ``state``."""
     begin, device = state.count[:, None], state.count.device
     if mask is None:
         mask = torch.ones(len(begin), length, dtype=torch.bool, device=device)
-    order = (~mask).long().argsort(dim=1, stable=True)  # the columns of a row's tokens, then pads
+    order = (
+        (~mask).long().argsort(dim=1, stable=True)
+    )  # columns of a row's tokens, then of its pads
     end = begin + mask.sum(1, keepdim=True)
     first_block = begin // window
-    blocks = -(-(length + window - 1) // window)  # wherever in its block a row begins
+    blocks = -(-(length + window - 1) // window)  # for any start within a block
     first = (first_block - 1) * window
     positions = first + torch.arange((blocks + 1) * window, device=device)
-    number = positions - begin  # among the new tokens; negative: one of the state's
+    number = positions - begin  # among the new tokens; negative: a token of the state
     new_columns = order.gather(1, number.clamp(0, length - 1))
     return Layout(
         window=window,
@@ -105,6 +107,6 @@ def lay_out(mask: Tensor | None, state: LowRankState, length: int, window: int) 
 
 
 def take(tensor: Tensor, columns: Tensor) -> Tensor:
-    """Of (B, H, S, C) the ``columns`` (B, T) of each row: (B, H, T, C)."""
+    """Select ``columns`` (B, T) of each row of (B, H, S, C): (B, H, T, C)."""
     _, heads, _, features = tensor.shape
     return tensor.gather(2, columns[:, None, :, None].expand(-1, heads, -1, features))

@@ -23,15 +23,13 @@ from .legacy_checkpoints import (
     read_old_config,
     read_old_weights,
 )
-from .lowrank import (
-    LowRankLinear,
-    LowRankState,
-    chunked,
-    linear_std,
-    step,
-)
+from .lowrank_attention_chunk import chunk_lowrank_attention
 from .lowrank_attention_map import lowrank_attention_map
-from .lowrank_attention_packed import packed_attention
+from .lowrank_attention_packed import packed_lowrank_attention
+from .lowrank_attention_recurrent import recurrent_lowrank_attention
+from .lowrank_attention_slots import LowRankSettings
+from .lowrank_attention_state import LowRankState
+from .lowrank_linear import LowRankLinear, linear_std
 from .packing import Texts, low_rank_texts, recent_mask
 
 
@@ -76,6 +74,16 @@ class LumensparkAttention(nn.Module):
             self.write = nn.Parameter(torch.empty(config.heads, config.head_dim, config.k))
         elif config.k:  # (H, seq_length, K)
             self.write = nn.Parameter(torch.empty(config.heads, config.seq_length, config.k))
+
+    @property
+    def lowrank_settings(self) -> LowRankSettings:
+        """The settings of low-rank attention (k=None has none)."""
+        return LowRankSettings(
+            project=self.project if self.config.k else None,
+            # A block as long as the context already holds all of it.
+            window=min(self.config.window, self.config.seq_length),
+            scaling=self.scaling,
+        )
 
     def project(self, key: Tensor, positions: Tensor) -> Tensor:
         """To which slots tokens are written: (B, H, T, K), from keys (B, H, T, D), positions.
@@ -125,17 +133,11 @@ class LumensparkAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The output (B, H, T, D), and the weights when asked for; ``past_key_values`` goes on."""
         refuse_export()
-        settings: dict[str, Any] = {
-            "project": self.project if self.config.k else None,
-            # A block that is longer than the context holds all of it, and so does one as long.
-            "window": min(self.config.window, self.config.seq_length),
-            "scaling": self.scaling,
-        }
+        settings = self.lowrank_settings
         if isinstance(mask, list):
             if past_key_values is not None:  # only in a graph that torch.compile made
                 raise ValueError("several texts in a row cannot be cached: give use_cache=False")
-            return packed_attention(query, key, value, mask, output_attentions, settings)
-        settings["mask"] = mask
+            return packed_lowrank_attention(query, key, value, settings, mask, output_attentions)
         layer = None if past_key_values is None else past_key_values.layers[self.layer_idx]
         if output_attentions and layer is not None and layer.get_seq_length():
             raise ValueError(
@@ -143,15 +145,19 @@ class LumensparkAttention(nn.Module):
                 "the whole text, or use_cache=False"
             )
         if layer is None:
-            output, _ = chunked(query, key, value, **settings)
+            output, _ = chunk_lowrank_attention(query, key, value, settings, mask)
         else:
             state: LowRankState | None = layer.state
             if state is not None and query.shape[2] == 1:
-                output, state = step(query, key, value, state=state, **settings)
+                output, state = recurrent_lowrank_attention(
+                    query, key, value, settings, state, mask
+                )
             else:
-                output, state = chunked(query, key, value, state=state, keep_state=True, **settings)
-            layer.keep(state, query.shape[2])
-        weights = lowrank_attention_map(query, key, **settings) if output_attentions else None
+                output, state = chunk_lowrank_attention(
+                    query, key, value, settings, mask, state, return_state=True
+                )
+            layer.advance(state, query.shape[2])
+        weights = lowrank_attention_map(query, key, settings, mask) if output_attentions else None
         return output, weights
 
 

@@ -15,7 +15,7 @@ from .configuration_lumiere import LumiereConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
 from .layers import SwiGLU
-from .lowrank import linear_std
+from .lowrank_linear import linear_std
 from .module_ranks import apply_ranks
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .lowrank import LowRankLinear
+from .lowrank_linear import LowRankLinear
 
 
 def apply_ranks(model: nn.Module, ranks: Mapping[str, int | None] | None, prefix: str = "") -> None:

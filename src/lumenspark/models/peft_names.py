@@ -1,16 +1,16 @@
-"""peft adapts layers by name; a low-rank layer is adapted in its last factor."""
+"""peft looks layers up by name; this makes it adapt the last factor of a low-rank layer."""
 
 import sys
 from typing import Any
 
 
-def let_peft_reach(low_rank: type) -> None:
-    """Let peft, where it is loaded, take the factor ``U`` where it is told the layer's name.
+def patch_peft_lookup(low_rank: type) -> None:
+    """Make peft, if it is imported, resolve the name of a low-rank layer to its factor ``U``.
 
-    ``LoraConfig(target_modules=["q_proj"])`` finds a :class:`LowRankLinear` under that name, which
-    is no kind of layer that peft knows. Its last factor is: what is learned there is merged
-    into the factor, and the rank stays as it is. peft has no way of being told so, other than in
-    each LoraConfig, so the function that looks up a name there is wrapped.
+    ``LoraConfig(target_modules=["q_proj"])`` matches a :class:`LowRankLinear`, a layer type that
+    peft does not support. It does support the factor ``U``; the adapter is then merged into the
+    factor and the rank stays the same. peft has no global hook for this, so its lookup function is
+    wrapped.
     """
     tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
     look_up = getattr(tuners, "_get_submodules", None)
