@@ -70,6 +70,7 @@ LUMIERE_FILES = [
     "context_window",
     "continuation",
     "decoder",
+    "fused_cross_entropy",
     "generation",
     "guidance",
     "layers",

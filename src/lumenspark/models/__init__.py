@@ -1,11 +1,4 @@
-"""The model families. Importing this package makes transformers' Auto classes know them."""
-
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-)
+"""The model families. Importing this package registers them with transformers' Auto classes."""
 
 from .cache import LumensparkCache
 from .configuration_lumenspark import LumensparkConfig
@@ -20,18 +13,12 @@ from .modeling_lumiere import (
     LumiereForCausalLM,
     LumiereForSequenceClassification,
 )
+from .registry import register_auto_classes
 
 LumiereModel = LumiereForCausalLM
 LumensparkModel = LumensparkForCausalLM
 
-AutoConfig.register("lumiere", LumiereConfig)
-AutoModel.register(LumiereConfig, LumiereBackbone)
-AutoModelForCausalLM.register(LumiereConfig, LumiereForCausalLM)
-AutoModelForSequenceClassification.register(LumiereConfig, LumiereForSequenceClassification)
-AutoConfig.register("lumenspark", LumensparkConfig)
-AutoModel.register(LumensparkConfig, LumensparkBackbone)
-AutoModelForCausalLM.register(LumensparkConfig, LumensparkForCausalLM)
-AutoModelForSequenceClassification.register(LumensparkConfig, LumensparkForSequenceClassification)
+register_auto_classes()
 
 __all__ = [
     "LumensparkBackbone",
