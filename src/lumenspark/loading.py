@@ -53,11 +53,13 @@ def load(
 
     Raises UserError where nothing of that name can be loaded.
     """
+    from lumenspark.data.tokenizer import load_tokenizer
+
     folder, commit = locate(name, checkpoint, revision, code=trust_remote_code)
     source = open_model_folder(folder, full_check)
     with quiet(), _fitting(source, device):
         model = load_model(source, device, trust_remote_code)
-        tokenizer = _load_tokenizer(source, model, trust_remote_code)
+        tokenizer = load_tokenizer(source.path, model, trust_remote_code)
     model.hub_revision = commit
     return model, tokenizer
 
@@ -258,31 +260,6 @@ def check_generation(model: Any, tokenizer: Any) -> None:
     ids = torch.tensor([tokenizer("a")["input_ids"][-1:] or [0]], device=model.device)
     with quiet(), reading(file, "correct it, or delete it"):
         model.generate(ids, max_new_tokens=2, do_sample=True, pad_token_id=0)
-
-
-def _load_tokenizer(source: ModelFolder, model: Any, trust_remote_code: bool) -> Any:
-    from lumenspark.data.tokenizer import has_tokenizer, read_tokenizer
-    from lumenspark.models.legacy_checkpoints import gpt2_tokenizer, has_gpt2_entries, is_old_config
-
-    is_old = is_old_config(source.config) and has_gpt2_entries(model.config)
-    if is_old and not has_tokenizer(source.path):
-        try:
-            return gpt2_tokenizer()
-        except ValueError as error:
-            raise UserError(str(error)) from error
-    tokenizer = read_tokenizer(source.path, model.config, trust_remote_code)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    added = set(tokenizer.get_added_vocab())
-    # Tokens that somebody added, such as one for padding, may have no place and never be used.
-    highest = max(
-        (i for token, i in tokenizer.get_vocab().items() if token not in added), default=0
-    )
-    if highest >= vocabulary:
-        raise UserError(
-            f"the tokenizer in {source.path} has ids up to {highest:,}, and the model knows "
-            f"{vocabulary:,}: put the tokenizer there that the model was trained with"
-        )
-    return tokenizer
 
 
 @contextmanager

@@ -162,27 +162,58 @@ def to_transformers(tokenizer: Tokenizer, context: int | None = None) -> "PreTra
     )
 
 
-def load_tokenizer(name: str) -> "PreTrainedTokenizerFast":
-    """An existing tokenizer: a folder, or a model on the hub, which may be ``org/model@revision``.
+def load_tokenizer(
+    name: str | Path, model: Any = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerFast":
+    """The tokenizer in a folder or hub repository (``org/model`` or ``org/model@revision``).
+
+    With ``model``, a causal language model, it must be that model's: its vocabulary has to cover
+    the tokenizer's ids, and a checkpoint of lumenspark 0.1 without a tokenizer gets GPT-2's.
+    Without, it must be a fast tokenizer, as encoding a corpus needs.
 
     Raises:
-        UserError: there is none of that name, it is not a fast one, or the network is missing.
+        UserError: there is no such tokenizer, it is not usable, or the network is unavailable.
     """
-    bare, revision = split_revision(name)
+    bare, revision = split_revision(str(name))
     if Path(bare).exists() and revision is None:
         folder = Path(bare)
     else:
         folder = fetch(bare, revision, weights=False).folder
-    tokenizer = read_tokenizer(folder)
+    if model is not None:
+        return _load_with_model(folder, model, trust_remote_code)
+    tokenizer = _read_tokenizer(folder, None, trust_remote_code)
     if not tokenizer.is_fast:
         raise UserError(f"the tokenizer {name} has no fast form (tokenizer.json): choose another")
     return tokenizer
 
 
-def read_tokenizer(folder: Path, config: Any = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer in a folder; ``config`` is that of the model beside it, if there is one.
+def _load_with_model(folder: Path, model: Any, trust_remote_code: bool) -> Any:
+    from lumenspark.models.legacy_checkpoints import gpt2_tokenizer, has_gpt2_vocabulary
 
-    Raises UserError where there is none, or none that can be read.
+    if has_gpt2_vocabulary(model.config) and not has_tokenizer(folder):
+        try:
+            return gpt2_tokenizer()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    tokenizer = _read_tokenizer(folder, model.config, trust_remote_code)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    added = set(tokenizer.get_added_vocab())
+    # Tokens added later, such as a pad token, can lie beyond the embeddings and never be used.
+    highest = max(
+        (i for token, i in tokenizer.get_vocab().items() if token not in added), default=0
+    )
+    if highest >= vocabulary:
+        raise UserError(
+            f"the tokenizer in {folder} has ids up to {highest:,}, but the model has only "
+            f"{vocabulary:,}: use the tokenizer that the model was trained with"
+        )
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path, config: Any, trust_remote_code: bool) -> Any:
+    """The tokenizer in ``folder``; ``config`` is that of the model beside it, or None.
+
+    Raises UserError if there is none, or it cannot be read.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import IO, Any
 
 import torch
@@ -12,9 +13,10 @@ from transformers.generation import BaseStreamer
 from lumenspark.errors import UserError, first_line, quoted
 from lumenspark.models.continuation import (
     Continuation,
+    EncodedPrompts,
     check_text,
-    continuation,
-    encode_padded,
+    encode_prompts,
+    generate_texts,
     padding_id,
 )
 from lumenspark.models.sampling import wanted
@@ -117,12 +119,10 @@ def continuations(
     """
     check_count(count)
     encoded = _encode(model, tokenizer, prompt)
-    start = encoded["input_ids"].shape[1]
     different = count if sampling.temperature > 0 else 1
-    texts = []
-    for copy in range(different):
-        row = _generate(model, tokenizer, encoded, sampling.again(copy))[0].tolist()
-        texts.append(prompt + continuation(tokenizer, row, start))
+    texts = [
+        _generate(model, tokenizer, encoded, sampling.again(copy)) for copy in range(different)
+    ]
     return texts * (count // different)
 
 
@@ -140,10 +140,11 @@ def _wanted_seed(seed: object) -> str | None:
     return "from 0 to 2**63 - 1"
 
 
-def _encode(model: Any, tokenizer: Any, prompt: str) -> dict[str, Tensor]:
-    """Ids and attention mask (1, T) of the prompt, on the model's device.
+def _encode(model: Any, tokenizer: Any, prompt: str) -> EncodedPrompts:
+    """The prompt (1, T), on the model's device.
 
-    Raises UserError for a prompt that is no text or has no tokens, or none that the model knows.
+    Raises UserError for a prompt that is not text, has no tokens, or has tokens that the model
+    does not have.
     """
     try:
         check_text(prompt)
@@ -152,34 +153,35 @@ def _encode(model: Any, tokenizer: Any, prompt: str) -> dict[str, Tensor]:
     with _understood("the tokenizer cannot read the prompt", "try another prompt or tokenizer"):
         if not tokenizer(prompt, verbose=False)["input_ids"]:
             raise UserError("the prompt has no tokens: give at least one word")
-        ids, mask = encode_padded(tokenizer, [prompt])
-    known = model.get_input_embeddings().num_embeddings
-    if int(ids.max()) >= known:
+        encoded = encode_prompts(tokenizer, [prompt], model.device)
+    highest, known = int(encoded.ids.max()), model.get_input_embeddings().num_embeddings
+    if highest >= known:
         raise UserError(
-            f"the tokenizer gives token {int(ids.max())}, and the model knows {known} tokens: they "
+            f"the tokenizer gives token {highest}, and the model knows {known} tokens: they "
             "do not belong together, so save the model's own tokenizer beside its weights"
         )
-    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return encoded
 
 
 def _generate(
-    model: Any, tokenizer: Any, encoded: dict[str, Tensor], sampling: Sampling, **arguments: Any
-) -> Tensor:
-    """The ids of prompt and continuation (1, T)."""
+    model: Any, tokenizer: Any, encoded: EncodedPrompts, sampling: Sampling, **arguments: Any
+) -> str:
+    """Prompt and continuation."""
     if sampling.seed is not None:
         torch.manual_seed(sampling.seed)
     arguments |= ONE_TEXT | {"pad_token_id": padding_id(tokenizer)} | sampling.arguments()
+    generate = model.generate
     if getattr(model.generation_config, "stop_strings", None):
-        arguments["tokenizer"] = tokenizer
-    length = encoded["input_ids"].shape[1] + sampling.max_new_tokens
+        generate = partial(model.generate, tokenizer=tokenizer)
+    length = encoded.ids.shape[1] + sampling.max_new_tokens
     hook = model.register_forward_hook(_check_scores)
     try:
         what = f"{type(model).__name__} cannot go on with this prompt"
         with _understood(what, LOOK), _ends_with_its_positions(model, length):
-            ids: Tensor = model.generate(**encoded, **arguments)
+            _, [text] = generate_texts(generate, tokenizer, encoded, **arguments)
     finally:
         hook.remove()
-    return ids
+    return text
 
 
 def _check_scores(model: Any, inputs: Any, output: Any) -> None:

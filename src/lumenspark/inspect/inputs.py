@@ -64,7 +64,7 @@ def read_inputs(
 def find_tokenizer(model: Any) -> Any:
     """The tokenizer that lies beside the weights, or None. Looked for once."""
     if model not in _tokenizers:
-        _tokenizers[model] = _load_tokenizer(model.name_or_path) if model.name_or_path else None
+        _tokenizers[model] = _load_tokenizer(model) if model.name_or_path else None
     return _tokenizers[model]
 
 
@@ -108,15 +108,13 @@ LONGEST_CHARACTER = 4  # bytes in UTF-8, so tokens too
 _tokenizers: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
-def _load_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
+def _load_tokenizer(model: Any) -> Any:
+    from lumenspark.data.tokenizer import load_tokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # and do not ask
-    except Exception:  # whatever its files make a parser raise
+        return load_tokenizer(model.name_or_path, model)
+    except UserError:
         return None
-    # Where there are no files transformers makes some tokenizers up, with nothing in them.
-    return found if set(found.get_vocab()) - set(found.all_special_tokens) else None
 
 
 def _encode(tokenizer: Any, texts: list[Any]) -> tuple[Tensor, Tensor]:

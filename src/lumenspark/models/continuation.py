@@ -1,6 +1,8 @@
-"""Prompts to token ids, and the tokens after a prompt to text: all at once, or as they are made."""
+"""Text generation: prompts to token ids, and the generated ids to text, at once or streamed."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -93,6 +95,52 @@ def continuation(tokenizer: Any, row: list[int], start: int) -> str:
     """The text of ``row`` after its first ``start`` ids, which are the prompt."""
     text = Continuation(tokenizer, row[:start])
     return text.add(row[start:]) + text.end() if row[start:] else ""
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Prompts, with their token ids and attention mask (B, T), padded on the left."""
+
+    texts: list[str]
+    ids: Tensor
+    mask: Tensor
+
+
+def encode_prompts(tokenizer: Any, prompts: list[str], device: Any) -> EncodedPrompts:
+    """Raises ValueError for a prompt that is not text, or has no tokens."""
+    ids, mask = encode_padded(tokenizer, prompts)
+    return EncodedPrompts(prompts, ids.to(device), mask.to(device))
+
+
+def generate_texts(
+    generate: Callable[..., Any],
+    tokenizer: Any,
+    prompts: EncodedPrompts,
+    *args: Any,
+    end_ids: Any = None,
+    **kwargs: Any,
+) -> tuple[Any, list[str]]:
+    """The output of ``generate`` of transformers, and each of its rows as text with its prompt.
+
+    Further arguments are those of ``generate``. ``end_ids``, one id or several, end a row, which
+    is padded after them.
+    """
+    output = generate(prompts.ids, *args, attention_mask=prompts.mask, **kwargs)
+    rows = output if isinstance(output, Tensor) else output.sequences
+    start, copies = prompts.ids.shape[1], len(rows) // len(prompts.texts)
+    texts = [
+        prompts.texts[index // copies]
+        + continuation(tokenizer, _until_end(row.tolist(), start, end_ids), start)
+        for index, row in enumerate(rows)
+    ]
+    return output, texts
+
+
+def _until_end(row: list[int], start: int, end_ids: Any) -> list[int]:
+    """``row`` up to the first of ``end_ids`` at or after ``start``, without the padding."""
+    ends = torch.as_tensor([] if end_ids is None else end_ids).flatten().tolist()
+    first = next((place for place in range(start, len(row)) if row[place] in ends), len(row))
+    return row[: first + 1]
 
 
 def _cleans_up(tokenizer: Any) -> bool:

@@ -5,6 +5,7 @@ is full, its newest half is encoded again from position 0 and the rest is forgot
 token is treated as left padding is: its place in the attention mask becomes 0.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from .context_window import (
     keep_newest_half,
     positions_from_mask,
 )
-from .continuation import continuation, encode_padded, padding_id
+from .continuation import encode_prompts, generate_texts, padding_id
 from .guidance import GuidanceWithinContext
 from .sampling import SAMPLING_ARGUMENTS, check_settings
 
@@ -71,33 +72,26 @@ class TextGenerationMixin(GenerationMixin):
                 raise ValueError(f"give either text or {name}, not both")
         prompts = [text] if isinstance(text, str) else _listed(text)
         tokenizer = tokenizer if tokenizer is not None else self._own_tokenizer()
-        output, texts = self._write(prompts, tokenizer, *args, **kwargs)
+        output, texts = self._generate_texts(prompts, tokenizer, *args, **kwargs)
         result = texts[0] if isinstance(text, str) and len(texts) == 1 else texts
         if isinstance(output, Tensor):
             return result
         output["text"] = result
         return output
 
-    def _write(
+    def _generate_texts(
         self, prompts: list[str], tokenizer: Any, *args: Any, **kwargs: Any
     ) -> tuple[Any, list[str]]:
-        """What transformers' ``generate`` returns, and its rows as prompts and continuations."""
-        ids, mask = (tensor.to(self.device) for tensor in encode_padded(tokenizer, prompts))
+        """The output of transformers' ``generate``, and its rows as prompts with continuations."""
+        encoded = encode_prompts(tokenizer, prompts, self.device)
         if any(kwargs.get(name) is not None for name in SAMPLING_ARGUMENTS):
             kwargs.setdefault("do_sample", True)
         configs = (args[0] if args else kwargs.get("generation_config"), self.generation_config)
         if _setting("pad_token_id", kwargs, configs) is None:
             kwargs["pad_token_id"] = padding_id(tokenizer)
-        output = super().generate(ids, *args, attention_mask=mask, tokenizer=tokenizer, **kwargs)
-        ends, start = _setting("eos_token_id", kwargs, configs), ids.shape[1]
-        rows = output if isinstance(output, Tensor) else output.sequences
-        copies = len(rows) // len(prompts)
-        texts = [
-            prompts[index // copies]
-            + continuation(tokenizer, _to_its_end(row.tolist(), start, ends), start)
-            for index, row in enumerate(rows)
-        ]
-        return output, texts
+        end_ids = _setting("eos_token_id", kwargs, configs)
+        generate = partial(super().generate, tokenizer=tokenizer)
+        return generate_texts(generate, tokenizer, encoded, *args, end_ids=end_ids, **kwargs)
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Raises ValueError: transformers would report its failures as short texts."""
@@ -304,10 +298,3 @@ def _setting(name: str, kwargs: dict[str, Any], configs: tuple[Any, ...]) -> Any
         return kwargs[name]
     values = (getattr(config, name, None) for config in configs)
     return next((value for value in values if value is not None), None)
-
-
-def _to_its_end(row: list[int], start: int, ends: Any) -> list[int]:
-    """``row`` without what fills it up after the first of the tokens ``ends`` past ``start``."""
-    ends = torch.as_tensor([] if ends is None else ends).flatten().tolist()
-    first = next((place for place in range(start, len(row)) if row[place] in ends), len(row))
-    return row[: first + 1]

@@ -89,10 +89,12 @@ def translate_config(old: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def has_gpt2_entries(config: "LumensparkConfig") -> bool:
-    """Whether this is the layout of an old checkpoint over GPT-2's 50,257 entries."""
-    old = config.k is None and config.attention_bias and config.head_bias
-    return old and not config.tie_word_embeddings and config.vocab_size == GPT2_END + 1
+def has_gpt2_vocabulary(config: Any) -> bool:
+    """Whether this is the config of an old checkpoint with GPT-2's 50,257 tokens."""
+    if config.model_type != "lumenspark" or config.vocab_size != GPT2_END + 1:
+        return False
+    biases = config.attention_bias and config.head_bias
+    return config.k is None and biases and not config.tie_word_embeddings
 
 
 def gpt2_tokenizer() -> Any:

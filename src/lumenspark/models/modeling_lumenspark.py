@@ -19,7 +19,7 @@ from .layers import LayerScale
 from .legacy_checkpoints import (
     HUB_ARGUMENTS,
     gpt2_tokenizer,
-    has_gpt2_entries,
+    has_gpt2_vocabulary,
     read_old_config,
     read_old_weights,
 )
@@ -340,7 +340,7 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
         try:
             return super()._own_tokenizer()
         except ValueError:
-            if not has_gpt2_entries(self.config):
+            if not has_gpt2_vocabulary(self.config):
                 raise
         self._tokenizer_beside_weights = gpt2_tokenizer()
         return self._tokenizer_beside_weights
