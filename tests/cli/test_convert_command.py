@@ -227,7 +227,7 @@ def test_a_rank_that_saves_nothing(
     refused: Callable[..., str], old: Path, new: Path, rank: str
 ) -> None:
     assert SIZES["embed_dim"] == 32
-    assert "take one from 1 to 15" in refused(old, new, "--attention-rank", rank)
+    assert "choose one from 1 to 15" in refused(old, new, "--attention-rank", rank)
     assert not new.exists()
 
 

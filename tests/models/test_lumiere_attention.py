@@ -15,10 +15,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from lumenspark.models import LumiereForCausalLM
 from lumenspark.models.attention import (
-    attention_naive,
     attention_weights,
     causal_mask,
     matmul_attention_forward,
+    naive_attention,
 )
 
 IMPLEMENTATIONS = ["matmul", "sdpa", "eager"]
@@ -70,7 +70,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
 def test_every_form_equals_the_definition_in_value_and_gradient(
     form: Callable[..., Tensor], tensors: tuple[Tensor, Tensor, Tensor], scaling: float
 ) -> None:
-    expected = attention_naive(*tensors, scaling)
+    expected = naive_attention(*tensors, scaling)
     output = form(*tensors, scaling).transpose(1, 2)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
     direction = torch.randn_like(expected)
@@ -87,7 +87,7 @@ def test_the_weights_are_those_of_the_output(tensors: tuple[Tensor, Tensor, Tens
     weights = attention_weights(query, key, masked(query, key, additive=False), 0.5)
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), rtol=0, atol=1e-6)
     torch.testing.assert_close(
-        weights @ value, attention_naive(query, key, value, 0.5), rtol=1e-4, atol=1e-5
+        weights @ value, naive_attention(query, key, value, 0.5), rtol=1e-4, atol=1e-5
     )
     past = key.shape[2] - query.shape[2]
     assert torch.equal(weights.tril(past), weights)

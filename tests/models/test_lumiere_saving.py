@@ -67,7 +67,6 @@ LUMIERE_FILES = [
     "classification",
     "config_checks",
     "configuration_lumiere",
-    "context_window",
     "continuation",
     "decoder",
     "fused_cross_entropy",
@@ -81,6 +80,7 @@ LUMIERE_FILES = [
     "peft_names",
     "sampling",
     "tensor_names",
+    "truncation",
 ]
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.models.context_window import positions_from_mask
 from lumenspark.models.continuation import encode_padded
+from lumenspark.models.truncation import positions_from_mask
 
 Text = str | list[str] | list[int] | Tensor
 

@@ -16,7 +16,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 
-def attention_naive(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+def naive_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
     """The definition: each query's softmax over the positions up to its own. A loop, for tests.
 
     Returns (B, H, T, D).

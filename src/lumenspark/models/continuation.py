@@ -10,7 +10,7 @@ from torch import Tensor
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-WINDOW = 64  # tokens, far more than one word or one character takes
+DECODED_TOKENS = 64  # decoded at once: far more than one word or character takes
 
 
 class Continuation:
@@ -72,12 +72,12 @@ class Continuation:
 
     def _forget_oldest(self) -> None:
         """Decode only the newest tokens from now on, where they decode to the end of the text."""
-        if len(self._ids) < 2 * WINDOW:
+        if len(self._ids) < 2 * DECODED_TOKENS:
             return
-        newest = self._decode(self._ids[-WINDOW:])
+        newest = self._decode(self._ids[-DECODED_TOKENS:])
         before = len(self._decoded) - len(newest)
         if self._decoded.endswith(newest) and before <= self._read:
-            self._ids, self._decoded = self._ids[-WINDOW:], newest
+            self._ids, self._decoded = self._ids[-DECODED_TOKENS:], newest
             self._read -= before
 
     def _cleaned(self) -> str:

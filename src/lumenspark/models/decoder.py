@@ -14,7 +14,6 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .context_window import check_length, positions_from_mask
 from .fused_cross_entropy import (
     cross_entropy,
     fused_linear_cross_entropy,
@@ -32,6 +31,7 @@ from .packing import (
     traced,
 )
 from .tensor_names import Shape, tensor_names
+from .truncation import check_length, positions_from_mask
 
 
 class DecoderMixin:

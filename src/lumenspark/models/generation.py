@@ -21,15 +21,15 @@ from transformers import (
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.stopping_criteria import MaxLengthCriteria, StoppingCriteriaList
 
-from .context_window import (
+from .continuation import encode_prompts, generate_texts, padding_id
+from .guidance import GuidanceWithinContext
+from .sampling import SAMPLING_ARGUMENTS, check_settings
+from .truncation import (
     empty_cache,
     first_column,
     keep_newest_half,
     positions_from_mask,
 )
-from .continuation import encode_prompts, generate_texts, padding_id
-from .guidance import GuidanceWithinContext
-from .sampling import SAMPLING_ARGUMENTS, check_settings
 
 NOT_CONTINUOUS = (
     "these models cannot generate in continuous batches (their positions are learned, and their "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, UnbatchedClassifierFreeGuidanceLogitsProcessor
 
-from .context_window import remembered
+from .truncation import remembered
 
 
 class GuidanceWithinContext(UnbatchedClassifierFreeGuidanceLogitsProcessor):
