@@ -304,10 +304,10 @@ def test_no_token_can_be_taken_out_of_the_state(model: LumensparkForCausalLM, id
 def test_there_are_no_keys_and_values_to_add_to(model: LumensparkForCausalLM, ids: Tensor) -> None:
     """Neither by hand nor by dense attention."""
     tokens = torch.zeros(1, 4, 1, 8)
-    with pytest.raises(TypeError, match="keeps no list of keys and values to add to"):
+    with pytest.raises(TypeError, match="has no list of keys and values to append to"):
         model.model.new_cache().update(tokens, tokens, 0)
     dense = new_model(small_config("lumenspark", k=None))
-    with pytest.raises(TypeError, match="keeps no list of keys and values to add to"):
+    with pytest.raises(TypeError, match="has no list of keys and values to append to"):
         dense(ids, past_key_values=LumensparkCache(2), use_cache=True)
 
 
@@ -351,7 +351,7 @@ def test_the_weights_on_tokens_in_the_cache_cannot_be_given(
 ) -> None:
     cache = model.model.new_cache()
     assert model(ids[:, :6], past_key_values=cache, output_attentions=True).attentions is not None
-    sentence = "known by the cache alone cannot be computed: give the whole text, or use_cache=Fal"
+    sentence = "only in the cache cannot be computed: give the whole text, or use_cache=Fal"
     with pytest.raises(ValueError, match=sentence):
         model(ids[:, 6:], past_key_values=cache, output_attentions=True)
     arguments = {"output_attentions": True, "return_dict_in_generate": True, "max_new_tokens": 8}

@@ -1,4 +1,4 @@
-"""Text in, text out, for every causal language model of transformers."""
+"""Text generation with any causal language model of transformers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from lumenspark.models.sampling import wanted
 MOST_TEXTS = 1_000_000  # for one prompt
 SEEDS = 2**63
 LOOK = "check that it is a causal language model whose weights are whole, or try another prompt"
-# Whatever the generation_config.json beside the weights says: tokens are drawn one after another.
+# Overrides generation_config.json: plain autoregressive decoding of one text.
 ONE_TEXT: dict[str, Any] = {
     "num_beams": 1,
     "num_return_sequences": 1,
@@ -41,7 +41,7 @@ class Sampling:
     """How the next token is chosen."""
 
     max_new_tokens: int = 100
-    temperature: float = 0.8  # 0: the likeliest token each time
+    temperature: float = 0.8  # 0: greedy decoding
     top_k: int = 50  # 0: all
     top_p: float = 1.0
     repetition_penalty: float = 1.0
@@ -55,11 +55,11 @@ class Sampling:
                 raise UserError(f"{field.name} is {quoted(value)}: it must be {must}")
 
     def again(self, copy: int) -> "Sampling":
-        """The same with another seed, for a further text of the same prompt."""
+        """The same settings with the seed of the ``copy``-th text of a prompt."""
         return self if self.seed is None else replace(self, seed=(self.seed + copy) % SEEDS)
 
     def arguments(self) -> dict[str, Any]:
-        """As transformers' ``generate`` names them."""
+        """As arguments of transformers' ``generate``."""
         arguments: dict[str, Any] = {
             "max_new_tokens": int(self.max_new_tokens),
             "repetition_penalty": float(self.repetition_penalty),
@@ -75,7 +75,7 @@ class Sampling:
 
 
 class _Writer(BaseStreamer):
-    """Writes the text of each token to a file as soon as it is final. The prompt comes first."""
+    """Writes text to a file as soon as it is final. The first tokens it gets are the prompt."""
 
     def __init__(self, tokenizer: Any, file: IO[str]) -> None:
         self._tokenizer = tokenizer
@@ -99,7 +99,7 @@ class _Writer(BaseStreamer):
 
 
 def stream(model: Any, tokenizer: Any, prompt: str, sampling: Sampling, file: IO[str]) -> None:
-    """Write prompt and continuation to ``file`` while it is being made, and a line break.
+    """Stream prompt and continuation to ``file``, followed by a line break.
 
     The text is that of :func:`continuations`.
     """
@@ -112,10 +112,9 @@ def stream(model: Any, tokenizer: Any, prompt: str, sampling: Sampling, file: IO
 def continuations(
     model: Any, tokenizer: Any, prompt: str, sampling: Sampling, count: int = 1
 ) -> list[str]:
-    """``count`` texts, each the prompt and its continuation.
+    """``count`` texts, each the prompt and a continuation.
 
-    Each is drawn by itself, the n-th with ``sampling.again(n)``, so that the others change nothing
-    in it.
+    The n-th is sampled separately, with ``sampling.again(n)``, independent of the others.
     """
     check_count(count)
     encoded = _encode(model, tokenizer, prompt)
@@ -127,7 +126,7 @@ def continuations(
 
 
 def check_count(count: int) -> None:
-    """Raises UserError where so many texts of a prompt cannot be asked for."""
+    """Raises UserError for an invalid number of texts per prompt."""
     if not isinstance(count, int) or not 1 <= count <= MOST_TEXTS:
         raise UserError(
             f"the number of texts is {quoted(count)}: it must be from 1 to {MOST_TEXTS}"
@@ -185,7 +184,7 @@ def _generate(
 
 
 def _check_scores(model: Any, inputs: Any, output: Any) -> None:
-    """Raises UserError where a forward pass gives no numbers, of which the first would be taken."""
+    """Raises UserError for NaN logits, of which sampling would silently take the first."""
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor) and logits[:, -1].isnan().any():
         raise UserError(
@@ -196,13 +195,13 @@ def _check_scores(model: Any, inputs: Any, output: Any) -> None:
 
 @contextmanager
 def _ends_with_its_positions(model: Any, length: int) -> Iterator[None]:
-    """Other models than ours end where their positions do, each with another error."""
+    """Turn the errors of models that run out of positions into UserError."""
     positions = getattr(model.config, "max_position_embeddings", None)
     try:
         yield
     except (IndexError, RuntimeError) as error:
-        # RoBERTa's positions start at 2, so two of them are none. Of errors of memory, and of
-        # recursion, there are subclasses.
+        # RoBERTa's positions start at 2, so it has two fewer. Errors of memory and of recursion are
+        # subclasses of these two.
         beyond = positions is not None and length > positions - 2
         if not beyond or type(error) not in (IndexError, RuntimeError) or _is_of_memory(error):
             raise
@@ -214,10 +213,9 @@ def _ends_with_its_positions(model: Any, length: int) -> Iterator[None]:
 
 @contextmanager
 def _understood(what: str, fix: str) -> Iterator[None]:
-    """Inside, another library's model or tokenizer runs; whatever it raises becomes a UserError.
+    """Turn errors of another library's model or tokenizer into UserError.
 
-    What writing raises passes: a reader that has gone, a disk that is full, a file that takes
-    ASCII only.
+    Errors of writing the output pass through: a closed pipe, a full disk, an ASCII-only file.
     """
     try:
         yield
@@ -233,6 +231,6 @@ def _understood(what: str, fix: str) -> Iterator[None]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Torch has no type of its own for it on a processor."""
+    """On a CPU torch has no exception type of its own for it."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)

@@ -1,9 +1,9 @@
-"""Dense causal attention as functions on tensors: the plain definition, the fast path, the weights.
+"""Dense causal attention as functions on tensors: the definition, the fast path, the weights.
 
-Shapes: queries (B, H, T, D), keys and values (B, H, S, D) with S >= T, the T queries being the
-last T of the S positions. A mask is boolean (True: may be seen) or additive float, of a shape
-that broadcasts to (B, H, T, S). Where transformers gives no mask, ``None``, a single query sees
-everything, and more are the first T of the S positions: T = S, but in a cache of fixed size.
+Shapes: queries (B, H, T, D), keys and values (B, H, S, D), S >= T; the queries are the last T of
+the S positions. A mask is boolean (True: visible) or additive float and broadcasts to
+(B, H, T, S). Where transformers passes no mask (``None``), a single query sees every position, and
+several queries are the first T of the S positions (T = S except in a static cache).
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 
 def naive_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """The definition: each query's softmax over the positions up to its own. A loop, for tests.
+    """The definition, as a loop over queries: softmax over the positions up to each. For tests.
 
     Returns (B, H, T, D).
     """
@@ -32,9 +32,9 @@ def naive_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """What each query attends to: (B, H, T, S), rows sum to 1, in the dtype of the query.
+    """Attention weights (B, H, T, S) in the dtype of the query; rows sum to 1.
 
-    A row with nothing to see (a query that is padding) is all zeros, not NaN.
+    A row without visible positions (a query at padding) is zero, not NaN.
     """
     scores = (query * scaling) @ key.transpose(-1, -2)
     if mask is None:
@@ -51,12 +51,12 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: 
 
 
 def causal_mask(queries: int, keys: int, past: int, device: torch.device) -> Tensor:
-    """(T, S) boolean: query t, which has ``past`` keys more before it, sees up to key past + t."""
+    """(T, S) boolean: query t sees the keys up to past + t."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(past)
 
 
 def dense_mask(mask: Tensor | BlockMask | None) -> Tensor | None:
-    """The mask as :func:`attention_weights` takes it, be it one of ``flex_attention``."""
+    """The mask in the form of :func:`attention_weights`; converts those of ``flex_attention``."""
     if not isinstance(mask, BlockMask):
         return mask
     batch, heads, queries, keys = mask.shape
@@ -73,10 +73,10 @@ def matmul_attention_forward(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor]:
-    """Attention by two batched products, in the form of transformers' attention interface.
+    """Attention by two batched products, under transformers' attention interface.
 
-    Serves the names ``eager`` and ``matmul``. Short windows on a processor train faster this way
-    than through torch's fused attention, whose backward pass there is slow (``docs/log.md``).
+    Registered as ``matmul``, and the fallback for ``eager``. On a CPU short contexts train faster
+    this way than with torch's fused attention, whose backward pass is slow (``docs/log.md``).
 
     Returns (B, T, H, D) and the weights (B, H, T, S).
     """
@@ -94,13 +94,13 @@ def dense_attention(
     dropout: float,
     output_attentions: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Causal attention by the implementation that ``module.config`` names.
+    """Causal attention by the implementation named in ``module.config``.
 
-    ``module`` is the attention layer, with its ``config`` and ``scaling``; ``attention_mask`` is
-    what that implementation takes.
+    ``module`` is the attention layer, with ``config`` and ``scaling``; ``attention_mask`` has the
+    form of that implementation.
 
-    Returns (B, T, H, D) and, when asked for, the weights (B, H, T, S). Where the implementation
-    keeps no weights they are computed beside it, so that asking changes nothing in the output.
+    Returns (B, T, H, D) and, for ``output_attentions``, the weights (B, H, T, S). If the
+    implementation returns no weights they are computed separately: the output stays the same.
     """
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(
         module.config._attn_implementation, matmul_attention_forward
@@ -113,6 +113,6 @@ def dense_attention(
     return output, weights if output_attentions else None
 
 
-# ``matmul`` takes the boolean mask of ``sdpa`` (None where plain causal is meant).
+# ``matmul`` takes the boolean mask of ``sdpa`` (None for plain causal attention).
 AttentionInterface.register("matmul", matmul_attention_forward)
 AttentionMaskInterface.register("matmul", sdpa_mask)

@@ -1,4 +1,4 @@
-"""The decode state of low-rank attention, as transformers' caches: its size never changes."""
+"""The decode state of low-rank attention as a transformers cache of constant size."""
 
 from typing import Any
 
@@ -13,26 +13,26 @@ Snapshot = list[tuple[LowRankState | None, int]]
 
 
 class LowRankCacheLayer(CacheLayerMixin):
-    """One attention layer's state. The layer that owns it reads and replaces ``state``."""
+    """The state of one attention layer, which reads and replaces ``state``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state: LowRankState | None = None
-        self.columns = 0  # fed so far, pads included
+        self.columns = 0  # processed so far, pads included
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to do: the attention layer makes the state, whose size it knows."""
+        """No-op: the attention layer creates the state."""
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Raises TypeError: there are no lists of keys and values to add to."""
-        raise TypeError("low-rank attention keeps no list of keys and values to add to")
+        """Raises TypeError: there are no keys and values to append to."""
+        raise TypeError("low-rank attention has no list of keys and values to append to")
 
     def advance(self, state: LowRankState, columns: int) -> None:
-        """``state`` is what is known after ``columns`` more."""
+        """Set the state after ``columns`` more columns."""
         self.set_state(state, self.columns + columns)
 
     def set_state(self, state: LowRankState | None, columns: int) -> None:
-        """``state`` is what is known after ``columns`` in all."""
+        """Set the state after ``columns`` columns in total."""
         self.state, self.columns, self.is_initialized = state, columns, state is not None
 
     def get_seq_length(self) -> int:
@@ -48,7 +48,7 @@ class LowRankCacheLayer(CacheLayerMixin):
         self.set_state(None, 0)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i becomes what row ``beam_idx[i]`` was."""
+        """Replace row i by row ``beam_idx[i]``."""
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -60,7 +60,7 @@ class LowRankCacheLayer(CacheLayerMixin):
             self.state = self.state.map(lambda part: part.repeat_interleave(repeats, dim=0))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Raises ValueError: what has been written to a slot cannot be taken out again."""
+        """Raises ValueError: writes to a slot cannot be undone."""
         if tokens_to_remove:
             raise ValueError(
                 "tokens cannot be removed from the state of low-rank attention: take a snapshot() "
@@ -69,9 +69,9 @@ class LowRankCacheLayer(CacheLayerMixin):
 
 
 class LumensparkCache(Cache):
-    """The decode state of all layers: k·(2D + 1) + 2·window·2D numbers a head, whatever was read.
+    """The decode state of all layers: K·(2D + 1) + 2·window·2D numbers per head at any length.
 
-    Pass it to ``generate(past_key_values=…)`` or to the model, and again to go on from there.
+    Pass it to ``generate(past_key_values=…)`` or to the model, and again to continue.
     """
 
     def __init__(self, layers: int) -> None:
@@ -79,20 +79,20 @@ class LumensparkCache(Cache):
 
     @property
     def max_cache_len(self) -> int:
-        """-1, as for caches that grow: no limit."""
+        """-1: no limit, as for dynamic caches."""
         return -1
 
     @property
     def nbytes(self) -> int:
-        """Bytes held now."""
+        """Current size in bytes."""
         return sum(layer.state.nbytes for layer in self.layers if layer.state is not None)
 
     def snapshot(self) -> Snapshot:
-        """A copy of everything, for :meth:`restore`: so a guess can be tried and undone."""
+        """A copy of the cache for :meth:`restore`, to undo the tokens that follow."""
         return [(_copy(layer.state), layer.columns) for layer in self.layers]
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Back to when ``snapshot`` was taken; it can be restored again."""
+        """Return to ``snapshot``, which stays usable."""
         for layer, (state, columns) in zip(self.layers, snapshot, strict=True):
             layer.set_state(_copy(state), columns)
 

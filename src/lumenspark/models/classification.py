@@ -1,4 +1,4 @@
-"""A text's class (or a number, or several labels) from the hidden state of its last token."""
+"""Sequence classification or regression from the hidden state of the last token."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,14 +11,14 @@ from transformers.utils import can_return_tuple
 
 
 class SequenceClassificationMixin:
-    """The forward pass of a classifier. The class that takes it makes ``model`` and ``score``."""
+    """The forward pass of a classifier. Subclasses create ``model`` and ``score``."""
 
     config: PreTrainedConfig
     loss_function: Callable[..., Tensor]
     model: nn.Module
     score: nn.Linear
 
-    # The loss is a mean by text, so Trainer has to divide it by its accumulation steps.
+    # The loss is a mean over texts: Trainer has to divide it by its accumulation steps.
     accepts_loss_kwargs = False
 
     @can_return_tuple
@@ -37,10 +37,10 @@ class SequenceClassificationMixin:
     ) -> SequenceClassifierOutputWithPast:
         """As :meth:`DecoderMixin.forward`; ``logits`` are (B, ``config.num_labels``).
 
-        A row's last token is the last that ``attention_mask`` (B, T) has 1 for; without one, the
-        last that is not ``config.pad_token_id``.
-        ``labels`` are classes (B,), several labels (B, ``num_labels``) or numbers (B,), as
-        ``config.problem_type`` says, or where it is None, as their dtype and number do.
+        A row's last token is the last one with 1 in ``attention_mask`` (B, T), or without a mask
+        the last one other than ``config.pad_token_id``.
+        ``labels`` are classes (B,), multiple labels (B, ``num_labels``) or numbers (B,), according
+        to ``config.problem_type``; if that is None, by their dtype and ``num_labels``.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -51,7 +51,7 @@ class SequenceClassificationMixin:
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            return_dict=True,  # whatever the config says
+            return_dict=True,  # overrides the config
         )
         hidden = outputs.last_hidden_state
         last = last_tokens(hidden, input_ids, attention_mask, self.config.pad_token_id)
@@ -73,7 +73,7 @@ class SequenceClassificationMixin:
 def last_tokens(
     hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None, pad_token_id: int | None
 ) -> Tensor:
-    """The column (B,) of each row's last token, of those that ``hidden`` (B, T, E) is given for."""
+    """The column (B,) of each row's last token in ``hidden`` (B, T, E)."""
     length = hidden.shape[1]
     columns = torch.arange(length, device=hidden.device)
     if mask is not None and mask.ndim == 2:

@@ -1,4 +1,4 @@
-"""What the numbers in a config may be: a file from outside may hold anything."""
+"""Validation of config values, which can come from untrusted files."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 Config = TypeVar("Config", bound=type)
 
 LONGEST_QUOTE = 80  # characters of a value
-MOST = 2**53  # what JSON's readers agree on
+MOST = 2**53  # the largest integer that every JSON reader represents exactly
 
 
 def checked(config: Config) -> Config:
-    """``strict`` of huggingface_hub, whose errors are not ValueErrors and quote all of a value."""
+    """``strict`` of huggingface_hub, with ValueErrors that quote at most 80 characters."""
     strict_config: Any = strict(config)
     assign = strict_config.__setattr__
 
@@ -33,7 +33,7 @@ def checked(config: Config) -> Config:
 
 
 def check_counts(config: Any, *names: str) -> None:
-    """Raises ValueError for what is no whole number, or below 1."""
+    """Raises ValueError for a value that is not a positive integer."""
     for name in names:
         value = getattr(config, name)
         if type(value) is not int:
@@ -45,7 +45,7 @@ def check_counts(config: Any, *names: str) -> None:
 
 
 def check_floats(config: Any, **ranges: tuple[float, float]) -> None:
-    """Raises ValueError for what is no number from ``lowest`` up to but without ``end``."""
+    """Raises ValueError for a value that is not a float in [``lowest``, ``end``)."""
     for name, (lowest, end) in ranges.items():
         value = getattr(config, name)
         if type(value) is not float or not lowest <= value < end:
@@ -54,7 +54,7 @@ def check_floats(config: Any, **ranges: tuple[float, float]) -> None:
 
 
 def check_token_ids(config: Any) -> None:
-    """Raises ValueError for special tokens below 0."""
+    """Raises ValueError for negative ids of special tokens."""
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name)
         for token_id in value if isinstance(value, list) else [value]:
@@ -63,7 +63,7 @@ def check_token_ids(config: Any) -> None:
 
 
 def check_ranks(ranks: Mapping[str, int | None] | None) -> None:
-    """Raises ValueError for ``module_ranks`` below 1."""
+    """Raises ValueError for ranks below 1."""
     for name, rank in (ranks or {}).items():
         if rank is not None and not 1 <= rank <= MOST:
             raise ValueError(
@@ -74,7 +74,9 @@ def check_ranks(ranks: Mapping[str, int | None] | None) -> None:
 
 def quoted(value: Any) -> str:
     """``repr(value)`` in at most 80 characters."""
-    if isinstance(value, int) and abs(value) > 10**LONGEST_QUOTE:  # may have too many to print
+    if (
+        isinstance(value, int) and abs(value) > 10**LONGEST_QUOTE
+    ):  # can have too many digits to print
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, str | list | tuple):
         value = value[:LONGEST_QUOTE]

@@ -21,10 +21,10 @@ from .legacy_checkpoints import is_old_config, translate_config
 from .lowrank_linear import highest_rank
 from .tensor_names import TensorSizes
 
-# Slots, and tokens in a window, that make sense with any ``seq_length``.
+# The most slots, and tokens in a window, for a shorter ``seq_length``.
 USEFUL = 4096
 
-# The layers that :meth:`LumensparkConfig.rank_of` is asked about.
+# The layers that can have a rank: arguments of :meth:`LumensparkConfig.rank_of`.
 LAYER_NAME = re.compile(
     r"model\.layers\.(\d{1,9})\.(?:attention\.[qkvo]_proj|feed_forward\.(?:up|down)_proj)"
 )
@@ -32,17 +32,17 @@ LAYER_NAME = re.compile(
 
 @checked
 class LumensparkConfig(PreTrainedConfig):
-    """What a Lumenspark is made of. Transformers' own names (``hidden_size``, …) work too.
+    """Names of transformers (``hidden_size``, …) are accepted too.
 
-    ``rank`` is that of every linear layer inside the blocks, None: dense; ``module_ranks`` says
-    otherwise for single ones, by their name in the language model
+    ``rank``: of every linear layer in the blocks (None: dense); ``module_ranks`` overrides it for
+    single layers, by their name in the language model
     (``{"model.layers.0.attention.q_proj": None}``).
-    ``k`` is the number of slots of each head, 0: only the window, None: dense attention.
-    ``window`` is the length of a block in tokens: a token sees its own block and the one before it
-    exactly. ``projection`` says what decides to which slots a token is written: its key
-    (``content``) or its position (``position``).
-    ``layer_scale`` is the first value of the factors on both sublayers' outputs. ``dropout``
-    applies to the embeddings and both sublayers' outputs.
+    ``k``: slots per head (0: window only; None: dense attention).
+    ``window``: tokens in a block; a token attends exactly to its own block and the one before.
+    ``projection``: whether a token's key (``content``) or position (``position``) determines the
+    slots it is written to.
+    ``layer_scale``: initial value of LayerScale on the outputs of both sublayers.
+    ``dropout``: on the embeddings and the outputs of both sublayers.
     """
 
     model_type = "lumenspark"
@@ -77,7 +77,7 @@ class LumensparkConfig(PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # Names the code that transformers copies beside the weights (trust_remote_code).
+        # The code that save_pretrained copies beside the weights, for trust_remote_code.
         kwargs.setdefault(
             "auto_map",
             {
@@ -89,7 +89,7 @@ class LumensparkConfig(PreTrainedConfig):
                 ),
             },
         )
-        super().__post_init__(**kwargs)  # transformers' names become ours here
+        super().__post_init__(**kwargs)  # maps transformers' names to ours
         check_counts(self, "seq_length", "vocab_size", "embed_dim", "depth", "window")
         check_floats(
             self,
@@ -129,7 +129,7 @@ class LumensparkConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers' own, and ``from_pretrained`` with it; reads what 0.1.x wrote too."""
+        """As in transformers (used by ``from_pretrained``); also reads configs of 0.1.x."""
         if is_old_config(config_dict):
             config_dict = translate_config(config_dict)
         for theirs, ours in cls.attribute_map.items():
@@ -142,11 +142,11 @@ class LumensparkConfig(PreTrainedConfig):
 
     @classmethod
     def from_json_file(cls, json_file: str | PathLike[str]) -> Any:
-        """As transformers' own; reads what 0.1.x wrote too."""
+        """As in transformers; also reads configs of 0.1.x."""
         return cls.from_dict(json.loads(Path(json_file).read_text(encoding="utf-8")))
 
     def to_dict(self) -> dict[str, Any]:
-        """As transformers' own, with its names too, for tools that read them there (peft)."""
+        """As in transformers, with its names too, for tools that read them (peft)."""
         theirs = {name: getattr(self, ours) for name, ours in self.attribute_map.items()}
         return super().to_dict() | theirs
 
@@ -155,12 +155,12 @@ class LumensparkConfig(PreTrainedConfig):
         return self.embed_dim // self.heads
 
     def rank_of(self, name: str) -> int | None:
-        """The rank of the linear layer of that name in the language model; None: dense."""
+        """The rank of a linear layer by its name in the language model; None: dense."""
         return (self.module_ranks or {}).get(name, self.rank)
 
     @property
     def tensor_sizes(self) -> TensorSizes:
-        """What the shapes of the model's inner tensors follow from."""
+        """The sizes that determine the shapes of the model's inner tensors."""
         return TensorSizes(
             layers=self.depth,
             heads=self.heads,

@@ -1,4 +1,4 @@
-"""The configuration of Lumiére, a small decoder-only transformer made for looking inside."""
+"""The configuration of Lumiére, a small decoder-only transformer built for interpretability."""
 
 import math
 from typing import Any
@@ -11,14 +11,14 @@ from .tensor_names import TensorSizes
 
 @checked
 class LumiereConfig(PreTrainedConfig):
-    """What a Lumiére is made of. The defaults are Lumiére-1M: 1,053,824 parameters.
+    """The defaults are Lumiére-1M: 1,053,824 parameters.
 
-    ``intermediate_size`` is the width of the plain feed-forward layer whose parameter budget the
-    gated one keeps: three matrices in the place of two, so 2/3 as wide (Shazeer 2020), rounded
-    down to a multiple of 8. It is read from :attr:`gated_size`.
-    ``dropout`` applies to the embeddings, the attention weights and both sublayers' outputs.
-    ``module_ranks`` gives the ranks of linear layers that are low-rank, by their name in the
-    language model (``{"model.layers.0.self_attn.q_proj": 16}``).
+    ``intermediate_size`` is the width of a plain feed-forward layer with the parameter budget of
+    the gated one, which has three matrices instead of two and is 2/3 as wide (Shazeer 2020),
+    rounded down to a multiple of 8: :attr:`gated_size`.
+    ``dropout`` applies to the embeddings, the attention weights and the outputs of both sublayers.
+    ``module_ranks`` maps names of low-rank linear layers in the language model to their ranks
+    (``{"model.layers.0.self_attn.q_proj": 16}``).
     """
 
     model_type = "lumiere"
@@ -65,7 +65,7 @@ class LumiereConfig(PreTrainedConfig):
                 f"intermediate_size={self.intermediate_size} must be at least 12, which makes 8 "
                 "gated units"
             )
-        # Names the code that transformers copies beside the weights (trust_remote_code).
+        # The code that save_pretrained copies beside the weights, for trust_remote_code.
         kwargs.setdefault(
             "auto_map",
             {
@@ -85,12 +85,12 @@ class LumiereConfig(PreTrainedConfig):
 
     @property
     def gated_size(self) -> int:
-        """Units of the gated feed-forward layer: 168 where ``intermediate_size`` is 256."""
+        """Width of the gated feed-forward layer: 168 for ``intermediate_size`` 256."""
         return self.intermediate_size * 2 // 3 // 8 * 8
 
     @property
     def tensor_sizes(self) -> TensorSizes:
-        """What the shapes of the model's inner tensors follow from."""
+        """The sizes that determine the shapes of the model's inner tensors."""
         return TensorSizes(
             layers=self.num_hidden_layers,
             heads=self.num_attention_heads,

@@ -14,34 +14,36 @@ DECODED_TOKENS = 64  # decoded at once: far more than one word or character take
 
 
 class Continuation:
-    """The text of the tokens after a prompt, in pieces that stay as they are.
+    """The text of the tokens after a prompt, in pieces that are final.
 
-    The pieces of :meth:`add` and the last one, of :meth:`end`, make the same text whether tokens
-    come one by one or all at once. No token is decoded alone: some tokenizers write no space
-    before a first word, and a character may lie in several tokens. So prompt and continuation are
-    decoded together and the prompt is cut off. A piece is held back as long as the next tokens
-    may still change it.
+    The pieces of :meth:`add` and the last one of :meth:`end` give the same text whether tokens
+    arrive one by one or all at once. No token is decoded alone: some tokenizers omit the space
+    before a first word, and a character can span several tokens. Prompt and continuation are
+    therefore decoded together and the prompt is cut off. A piece is held back while later tokens
+    can still change it.
     """
 
     def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
         self._tokenizer = tokenizer
-        self._ids = list(prompt)  # as many of the newest as are decoded each time
+        self._ids = list(prompt)  # the newest ones, which are decoded each time
         self._decoded = self._decode(self._ids)
-        self._read = len(self._decoded)  # characters of it that are the prompt's, or in _text
-        self._text = ""  # what is final, but for the spaces that the tokenizer cleans up
-        self._given = 0  # characters of the cleaned text
+        self._read = len(
+            self._decoded
+        )  # characters of it that belong to the prompt or are in _text
+        self._text = ""  # final, except for spaces that the tokenizer cleans up
+        self._given = 0  # characters of the cleaned text already returned
 
     def add(self, ids: list[int]) -> str:
-        """What has become final with these further tokens; often nothing."""
+        """The text that these tokens make final; often empty."""
         self._ids += ids
         decoded = self._decode(self._ids)
         self._decoded = decoded
         if self._ends_in_bytes():
             return ""
-        self._take(decoded.rstrip(REPLACEMENT))  # a character that is not whole looks like that
+        self._take(decoded.rstrip(REPLACEMENT))  # an incomplete character
         self._forget_oldest()
         text = self._cleaned()
-        # Spaces are cleaned up around the two newest words at most: "do n ' t" becomes "don't".
+        # Cleaning changes spaces at the two newest words at most: "do n ' t" becomes "don't".
         return self._give(text.rsplit(" ", 2)[0] if _cleans_up(self._tokenizer) else text)
 
     def end(self) -> str:
@@ -57,9 +59,9 @@ class Continuation:
         )
 
     def _ends_in_bytes(self) -> bool:
-        """Tokens of one byte each are decoded as a run, which is text only if all of it is.
+        """Byte tokens are decoded as a run, which is text only once it is complete.
 
-        Special tokens, which are not shown, do not end the run.
+        Special tokens are skipped and do not end the run.
         """
         special = set(self._tokenizer.all_special_ids)
         shown = next((token for token in reversed(self._ids) if token not in special), None)
@@ -71,7 +73,7 @@ class Continuation:
         self._read = max(self._read, len(decoded))
 
     def _forget_oldest(self) -> None:
-        """Decode only the newest tokens from now on, where they decode to the end of the text."""
+        """Decode only the newest tokens from now on, if they decode to the end of the text."""
         if len(self._ids) < 2 * DECODED_TOKENS:
             return
         newest = self._decode(self._ids[-DECODED_TOKENS:])
@@ -144,7 +146,7 @@ def _until_end(row: list[int], start: int, end_ids: Any) -> list[int]:
 
 
 def _cleans_up(tokenizer: Any) -> bool:
-    """Whether the tokenizer takes out spaces before punctuation; for BPE transformers does not."""
+    """Whether the tokenizer removes spaces before punctuation; transformers does not for BPE."""
     if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
         return False
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -156,11 +158,11 @@ def _cleans_up(tokenizer: Any) -> bool:
 def encode_padded(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
     """Ids and attention mask of the prompts, padded on the left: (B, T) each.
 
-    Raises ValueError for a prompt that is no text, or has no tokens.
+    Raises ValueError for a prompt that is not text, or has no tokens.
     """
     for prompt in prompts:
         check_text(prompt)
-    # Too many tokens are cut or refused later; the tokenizer need not warn of them.
+    # verbose=False: texts past the context are truncated or rejected later.
     rows = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
     if not rows or not all(rows):
         raise ValueError("a prompt has no tokens: give at least one word")
@@ -171,7 +173,7 @@ def encode_padded(tokenizer: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:
 
 
 def check_text(prompt: object) -> None:
-    """Raises ValueError where ``prompt`` is no string, or one that stands for no text."""
+    """Raises ValueError unless ``prompt`` is a string of whole characters."""
     if not isinstance(prompt, str):
         raise ValueError(f"a prompt is a {type(prompt).__name__}: it must be a string")
     try:
@@ -184,10 +186,10 @@ def check_text(prompt: object) -> None:
 
 
 def padding_id(tokenizer: Any) -> int:
-    """What fills the place of no token; masked, so any id will do where there is no pad token.
+    """The id to pad with: the pad token, else any special token, else 0.
 
-    A special one if there is one, because a row that has ended is filled up with it, and it is
-    not shown.
+    Padding is masked. A special token is preferred because finished rows are padded with it and
+    decoding skips it.
     """
     special = (tokenizer.pad_token_id, tokenizer.eos_token_id, *tokenizer.all_special_ids)
     return int(next((token_id for token_id in special if token_id is not None), 0))

@@ -1,7 +1,7 @@
-"""What the model families share: from token ids through the blocks to hidden states, and to logits.
+"""The forward passes that the families share: token ids to hidden states, to logits and loss.
 
-A family gives its blocks, its cache and its mask; embedding, positions, the collection of hidden
-states and the loss are here.
+A family defines its blocks, cache and mask; embeddings, positions, the collection of hidden states
+and the loss are here.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ from .truncation import check_length, positions_from_mask
 class DecoderMixin:
     """The forward pass of a backbone: token ids to the last hidden states.
 
-    The class that takes it makes ``embed_tokens``, ``embed_positions``, ``layers`` and ``norm``.
+    Subclasses create ``embed_tokens``, ``embed_positions``, ``layers`` and ``norm``.
     A block maps (hidden, attention_mask, past_key_values, output_attentions) to (hidden, weights).
     """
 
@@ -49,7 +49,7 @@ class DecoderMixin:
     norm: nn.Module
 
     def new_cache(self) -> Cache:
-        """What the blocks keep of the tokens seen so far, before the first."""
+        """An empty cache."""
         return DynamicCache(config=self.config)
 
     def attention_mask(
@@ -59,10 +59,10 @@ class DecoderMixin:
         past_key_values: Cache | None,
         position_ids: Tensor | None,
     ) -> Any:
-        """The caller's mask as the blocks take it: here, for dense causal attention.
+        """The caller's mask in the form that the blocks take: here, for dense causal attention.
 
-        ``past_key_values`` is the caller's cache. Packed texts do not see each other, which
-        transformers looks after where there is no mask.
+        ``past_key_values`` is the caller's cache. Packed texts do not see each other; without a
+        mask transformers takes care of that.
         """
         masked = attention_mask is not None and past_key_values is None
         packed = masked and is_packed(position_ids, attention_mask, in_a_graph=True)
@@ -90,14 +90,14 @@ class DecoderMixin:
     ) -> BaseModelOutputWithPast:
         """``input_ids`` (B, T) or ``inputs_embeds`` (B, T, E); ``attention_mask`` (B, S).
 
-        Without ``position_ids`` (B, T) a row's positions count its own tokens, pads left out
-        (0 in the mask). Where they begin anew, so does a text, which sees nothing of the one before
-        it in its row; of such rows no cache is kept.
+        Without ``position_ids`` (B, T) positions count a row's tokens, without pads (0 in the
+        mask). Where positions restart, a new text starts, which does not see the texts before it
+        in its row; packed rows have no cache.
         ``hidden_states`` holds the embeddings, then each block's output, the last one normalised;
         ``attentions`` holds each block's weights (B, H, T, S).
 
-        Raises ValueError where a row is longer than the context, for several texts in a row with a
-        cache, and for positions and masks that have no meaning.
+        Raises ValueError for a row longer than the context, for packed rows with a cache, and for
+        invalid positions and masks.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -127,7 +127,7 @@ class DecoderMixin:
         )
         hidden = functional.dropout(hidden, self.config.dropout, self.training)
         states, attentions = [hidden], []
-        # As many as the config says: transformers lowers that for early exit.
+        # By the number in the config, which transformers lowers for early exit.
         for block in self.layers[: self.config.num_hidden_layers]:
             hidden, weights = block(
                 hidden,
@@ -153,7 +153,7 @@ class DecoderMixin:
         position_ids: Tensor | None,
         past_key_values: Cache | None,
     ) -> Tensor:
-        """The position embeddings (1 or B, T, E) of the tokens that are fed now."""
+        """The position embeddings (1 or B, T, E) of the new tokens."""
         length = inputs_embeds.shape[1]
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         context = self.config.max_position_embeddings
@@ -168,7 +168,7 @@ class DecoderMixin:
             check_length(past + length, context)
             position_ids = torch.arange(length, device=inputs_embeds.device)[None] + past
         elif not traced() and (length > 1 or past + length > context):
-            # Padded rows may be shorter than they look, so only their positions can tell.
+            # Padded rows can have fewer tokens than columns: check their positions.
             lowest, highest = position_ids.aminmax()
             check_length(int(highest) + 1, context)
             if lowest < 0:
@@ -179,8 +179,8 @@ class DecoderMixin:
 class LanguageModelMixin:
     """The forward pass of a language model: token ids to next-token logits and loss.
 
-    The class that takes it makes ``model``, the backbone, and ``lm_head``. (Text generation is a
-    base of its own: transformers looks for its name among a class's direct bases.)
+    Subclasses create ``model``, the backbone, and ``lm_head``. (Text generation is a separate base:
+    transformers looks for its name among a class's direct bases.)
     """
 
     config: PreTrainedConfig
@@ -261,9 +261,9 @@ class LanguageModelMixin:
         )
 
     def inspect_names(self) -> dict[str, Shape]:
-        """Every inner tensor that ``lumenspark.trace`` can show, with its shape, in their order.
+        """Names and shapes of all tensors that ``lumenspark.trace`` can return, in forward order.
 
-        ``B`` rows, ``T`` tokens that are fed, ``S`` tokens that are known (with a cache more).
+        ``B`` rows, ``T`` new tokens, ``S`` tokens including cached ones.
         """
         return tensor_names(self.config.tensor_sizes)
 

@@ -1,8 +1,8 @@
-"""Text in, text out, and what happens when a text outgrows the context.
+"""Text generation, within and past the context length.
 
-Learned positions end at the context length C. Generation goes on past it: when a row of a batch
-is full, its newest half is encoded again from position 0 and the rest is forgotten. A forgotten
-token is treated as left padding is: its place in the attention mask becomes 0.
+Learned positions end at the context length. Generation continues past it: when a row of a batch is
+full, its newest half is encoded again from position 0 and the rest is dropped. A dropped token is
+treated like left padding: its entry in the attention mask becomes 0.
 """
 
 from functools import partial
@@ -38,9 +38,9 @@ NOT_CONTINUOUS = (
 
 
 class TextGenerationMixin(GenerationMixin):
-    """Transformers' ``generate``, with ``text=`` and without an end at the context length.
+    """Transformers' ``generate``, with ``text=`` and without a limit at the context length.
 
-    The model's config must give ``max_position_embeddings``.
+    The model's config must have ``max_position_embeddings``.
     """
 
     def generate(
@@ -53,15 +53,15 @@ class TextGenerationMixin(GenerationMixin):
     ) -> Any:
         """``generate(text="…")``: prompt and continuation as a string (a list for a list).
 
-        Takes the tokenizer saved beside the weights, or ``tokenizer``. Samples when one of
-        ``temperature, top_k, top_p, min_p, typical_p`` is given, unless ``do_sample`` says
-        otherwise; ``num_return_sequences`` over 1 gives a list, each prompt's texts together.
-        With ``return_dict_in_generate`` the output is transformers' own and has them as ``text``.
-        Without ``text`` this is ``GenerationMixin.generate``. In both ``temperature=0`` takes the
-        likeliest token each time.
+        The tokenizer is ``tokenizer``, or the one saved beside the weights. Samples if one of
+        ``temperature, top_k, top_p, min_p, typical_p`` is given, unless ``do_sample`` is set;
+        ``num_return_sequences`` above 1 returns a list, grouped by prompt. With
+        ``return_dict_in_generate`` the output is that of transformers, with the texts as ``text``.
+        Without ``text`` this is ``GenerationMixin.generate``. In both, ``temperature=0`` is greedy
+        decoding.
 
-        Raises ValueError where no tokenizer is found, the text is empty of tokens or none at all,
-        and for settings that cannot be.
+        Raises ValueError if there is no tokenizer, if the text is not a string or has no tokens,
+        and for invalid settings.
         """
         if kwargs.get("cache_implementation") == "paged":
             raise ValueError(NOT_CONTINUOUS)
@@ -94,11 +94,11 @@ class TextGenerationMixin(GenerationMixin):
         return generate_texts(generate, tokenizer, encoded, *args, end_ids=end_ids, **kwargs)
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises ValueError: transformers would report its failures as short texts."""
+        """Raises ValueError: failures in transformers would appear as short texts."""
         raise ValueError(NOT_CONTINUOUS)
 
     def _own_tokenizer(self) -> Any:
-        """The tokenizer in the folder (or at the hub id) that the weights came from."""
+        """The tokenizer in the folder or hub repository of the weights."""
         if getattr(self, "_tokenizer_beside_weights", None) is None:
             if not self.name_or_path:
                 raise ValueError(
@@ -106,7 +106,7 @@ class TextGenerationMixin(GenerationMixin):
                     "so pass tokenizer="
                 )
             try:
-                # With the config at hand, transformers does not ask about the code that made it.
+                # Given a config, transformers does not ask to run the code in the folder.
                 self._tokenizer_beside_weights = AutoTokenizer.from_pretrained(
                     self.name_or_path, config=self.config, trust_remote_code=False
                 )
@@ -115,7 +115,7 @@ class TextGenerationMixin(GenerationMixin):
                     f"generate(text=…) needs a tokenizer: none was found in {self.name_or_path!r}, "
                     "so pass tokenizer="
                 ) from error
-            except Exception as error:  # files of any content may lie there
+            except Exception as error:  # the files can have any content
                 raise ValueError(
                     f"generate(text=…) needs a tokenizer: the one in {self.name_or_path!r} cannot "
                     "be read, so pass tokenizer="
@@ -125,9 +125,9 @@ class TextGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """Transformers' own, for which a temperature of 0 is an error or is passed over.
+        """As in transformers, but a temperature of 0 means greedy decoding.
 
-        Raises ValueError for settings that cannot be.
+        Raises ValueError for invalid settings.
         """
         if kwargs.get("temperature") == 0:
             kwargs = {name: kwargs[name] for name in kwargs if name not in SAMPLING_ARGUMENTS}
@@ -139,7 +139,7 @@ class TextGenerationMixin(GenerationMixin):
         return config, others
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """Transformers' own, but guidance works past the context too."""
+        """As in transformers, with guidance that works past the context."""
         processors = super()._get_logits_processor(*args, **kwargs)
         for index, processor in enumerate(processors):
             if isinstance(processor, UnbatchedClassifierFreeGuidanceLogitsProcessor):
@@ -149,10 +149,10 @@ class TextGenerationMixin(GenerationMixin):
     def _get_candidate_generator(
         self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any
     ) -> CandidateGenerator:
-        """Transformers' own, whose guesses end where the context is full.
+        """As in transformers, with candidates limited to the space left in the context.
 
-        A row that is full is cut before anything is guessed, by the tokens that stand, so that
-        guesses change no text.
+        A full row is truncated before drafting, by its accepted tokens alone, so that candidates do
+        not change the text.
         """
         generator = super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
         propose = generator.get_candidates
@@ -163,7 +163,7 @@ class TextGenerationMixin(GenerationMixin):
             try:
                 ids, logits = propose(input_ids, **given)
             finally:
-                self.config.num_hidden_layers = layers  # early exit leaves it low if it fails
+                self.config.num_hidden_layers = layers  # early exit leaves it lowered when it fails
             ids = ids[:, : input_ids.shape[1] + room]
             guesses = ids.shape[1] - input_ids.shape[1]
             return ids, logits[:, :guesses] if logits is not None and guesses else None
@@ -172,7 +172,7 @@ class TextGenerationMixin(GenerationMixin):
         return generator
 
     def _make_room(self, model_kwargs: dict[str, Any], ids: Tensor) -> int:
-        """How many tokens the context has room for after ``ids`` (1, S), which are cut if full."""
+        """Truncate ``ids`` (1, S) if the context is full; returns the space left, in tokens."""
         context = self.config.max_position_embeddings
         mask = model_kwargs.get("attention_mask")
         if mask is None:
@@ -184,7 +184,7 @@ class TextGenerationMixin(GenerationMixin):
         return context - int(kept.sum())
 
     def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
-        """Transformers' own, without their warning that the context length may break things."""
+        """As in transformers, without the warning about exceeding the context length."""
         criteria = super()._get_stopping_criteria(*args, **kwargs)
         for criterion in criteria:
             if isinstance(criterion, MaxLengthCriteria):
@@ -194,7 +194,7 @@ class TextGenerationMixin(GenerationMixin):
     def _prepare_generated_length(
         self, generation_config: GenerationConfig, has_default_max_length: bool, **kwargs: Any
     ) -> GenerationConfig:
-        """Transformers' own, whose default of 20 new tokens would end at the context length."""
+        """As in transformers, whose default of 20 new tokens would stop at the context length."""
         if has_default_max_length and generation_config.max_new_tokens is None:
             generation_config.max_new_tokens = generation_config.max_length
         return super()._prepare_generated_length(
@@ -210,13 +210,13 @@ class TextGenerationMixin(GenerationMixin):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """What transformers feeds to the model at each step; here with rows that are full cut."""
+        """The model inputs of each step, with full rows truncated."""
         if inputs_embeds is None:
             _check_tokens(input_ids, attention_mask)
         past = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
         fed = next_sequence_length or input_ids.shape[1]
         mask = attention_mask
-        if mask is None:  # transformers leaves it out where nothing is padded
+        if mask is None:  # transformers omits it when nothing is padded
             mask = input_ids.new_ones(len(input_ids), max(input_ids.shape[1], past + fed))
         context = self.config.max_position_embeddings
         counted = attention_mask if attention_mask is not None else kwargs.get("position_ids")
@@ -229,7 +229,7 @@ class TextGenerationMixin(GenerationMixin):
                 "give input_ids"
             )
         if kept is not mask and past:
-            # A row was cut and its positions have moved: every row's window is encoded again.
+            # A row was truncated and its positions changed: all rows are encoded again.
             empty_cache(past_key_values)
             past = 0
             _check_all_is_text(input_ids.shape[1], kept.shape[1] - first_column(kept), context)
@@ -237,7 +237,7 @@ class TextGenerationMixin(GenerationMixin):
             fed = kept.shape[1] - first_column(kept)
         counts_itself = attention_mask is None and kept is mask and "position_ids" in kwargs
         kept = kept[:, -(past + fed) :]
-        if not counts_itself:  # peft moves those of transformers past a prefix that it learned
+        if not counts_itself:  # peft shifts those of transformers past its learned prefix
             kwargs["position_ids"] = positions_from_mask(kept)[:, -fed:]
         return super().prepare_inputs_for_generation(
             input_ids,
@@ -251,7 +251,7 @@ class TextGenerationMixin(GenerationMixin):
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> dict[str, Any]:
-        """What was forgotten at this step stays forgotten at the next."""
+        """Tokens dropped at this step stay dropped at the next."""
         mask = model_kwargs.get("attention_mask")
         if mask is None:
             length = model_kwargs["position_ids"].shape[-1]
@@ -263,7 +263,7 @@ class TextGenerationMixin(GenerationMixin):
 
 
 def _listed(texts: Any) -> list[str]:
-    """Raises ValueError for what holds no prompts, as numbers and bytes."""
+    """Raises ValueError for a value that is not a list of prompts, such as numbers and bytes."""
     if isinstance(texts, bytes | bytearray) or not hasattr(texts, "__iter__"):
         raise ValueError(
             f"text is a {type(texts).__name__}: it must be a string, or a list of them"
@@ -272,7 +272,7 @@ def _listed(texts: Any) -> list[str]:
 
 
 def _check_tokens(ids: Tensor, mask: Tensor | None) -> None:
-    """Raises ValueError where there is no token to go on from, or some that the mask leaves out."""
+    """Raises ValueError if there is no token to continue from, or the mask is too short."""
     if not ids.shape[1]:
         raise ValueError("a prompt has no tokens: give one at least")
     if mask is not None and mask.shape[1] < ids.shape[1]:
@@ -283,7 +283,7 @@ def _check_tokens(ids: Tensor, mask: Tensor | None) -> None:
 
 
 def _check_all_is_text(text: int, known: int, context: int) -> None:
-    """Raises ValueError where ``known`` tokens, of which ``text`` are text, are to be cut."""
+    """Raises ValueError if ``known`` tokens must be truncated and only ``text`` are given."""
     if known > text:
         raise ValueError(
             "tokens that are known by their cache alone cannot go past the context length "
@@ -293,7 +293,7 @@ def _check_all_is_text(text: int, known: int, context: int) -> None:
 
 
 def _setting(name: str, kwargs: dict[str, Any], configs: tuple[Any, ...]) -> Any:
-    """The value that transformers takes: the argument's, else that of the first config with one."""
+    """The value transformers uses: the argument, else that of the first config with one."""
     if name in kwargs:
         return kwargs[name]
     values = (getattr(config, name, None) for config in configs)

@@ -1,4 +1,4 @@
-"""Guidance by the text without its prompt, which may outgrow the context too."""
+"""Classifier-free guidance whose unconditional text can outgrow the context too."""
 
 from typing import Any
 
@@ -10,11 +10,10 @@ from .truncation import remembered
 
 
 class GuidanceWithinContext(UnbatchedClassifierFreeGuidanceLogitsProcessor):
-    """Transformers' own, which feeds its model one text that grows, with a cache.
+    """As in transformers, where the unconditional text grows token by token, with a cache.
 
-    Here that text is cut where it is full, as the text with the prompt is. Where it is not the
-    last one and a token more, since beams have changed places or guesses were wrong, it is read
-    anew.
+    Here it is truncated like the text with the prompt. If it is not the previous text plus one
+    token, because beams were reordered or candidates rejected, it is encoded again.
     """
 
     def __init__(self, plain: UnbatchedClassifierFreeGuidanceLogitsProcessor) -> None:
@@ -26,13 +25,13 @@ class GuidanceWithinContext(UnbatchedClassifierFreeGuidanceLogitsProcessor):
             given["attention_mask"],
             given["use_cache"],
         )
-        self._prompted: int | None = None  # tokens of the text with its prompt at the first call
+        self._prompted: int | None = None  # length of the input at the first call
         self._ids: Tensor | None = None
         self._mask: Tensor | None = None
         self._cache: Cache | None = None
 
     def get_unconditional_logits(self, input_ids: Tensor) -> Tensor:
-        """(B, 1, V), for the texts (B, S) so far."""
+        """(B, 1, V) for the texts (B, S) so far."""
         if self._prompted is None:
             self._begin(input_ids)
         made = input_ids[:, self._prompted :]
@@ -54,7 +53,7 @@ class GuidanceWithinContext(UnbatchedClassifierFreeGuidanceLogitsProcessor):
         return output.logits
 
     def _begin(self, input_ids: Tensor) -> None:
-        """Without a negative prompt the last token of the prompt is what there is to go on from."""
+        """Without a negative prompt, the unconditional text is the last token of the prompt."""
         if not input_ids.shape[1] and self.unconditional_context["input_ids"] is None:
             raise ValueError(
                 "guidance_scale needs a prompt of input_ids: give them in place of inputs_embeds, "
@@ -65,11 +64,11 @@ class GuidanceWithinContext(UnbatchedClassifierFreeGuidanceLogitsProcessor):
         ids, mask = before["input_ids"], before["attention_mask"]
         ids = input_ids[:, -1:] if ids is None else ids
         mask = torch.ones_like(ids) if mask is None else mask.long()
-        copies = max(1, len(input_ids) // len(ids))  # beams, and several texts of each prompt
+        copies = max(1, len(input_ids) // len(ids))  # beams, or several texts per prompt
         before["input_ids"] = ids.repeat_interleave(copies, dim=0)
         before["attention_mask"] = mask.repeat_interleave(copies, dim=0)
 
 
 def _one_more(known: Any, ids: Tensor, seen: Any, mask: Tensor) -> bool:
-    """Whether ``ids`` and ``mask`` are the known ones and one column more."""
+    """Whether ``ids`` and ``mask`` are the known ones plus one column."""
     return torch.equal(known, ids[:, :-1]) and torch.equal(seen, mask[:, :-1])

@@ -1,4 +1,4 @@
-"""The small parts that the model families share."""
+"""Small layers that the families share."""
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,9 @@ class SwiGLU(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each feature of a sublayer's output (Touvron et al. 2021,
-    arXiv 2103.17239): small at first, so that each block begins close to the identity.
+    """A learned factor per feature of a sublayer's output (Touvron et al. 2021, arXiv 2103.17239).
+
+    Small initial values make each block start close to the identity.
     """
 
     def __init__(self, features: int, initial: float) -> None:

@@ -1,9 +1,9 @@
-"""Checkpoints of lumenspark 0.1.x: how they are known, and how they are read into today's model.
+"""Checkpoints of lumenspark 0.1.x: recognition, and conversion to the current model.
 
-That package's attention was dense whatever its ``k``, its four projections had biases, its
-feed-forward layers were low-rank, and its output layer had weights and a bias of its own. It always
-computed in float32, and its tokenizer was GPT-2's. In its low-rank layers ``U`` came first: its
-``U.weight`` (R, in) is our ``V.weight``, its ``V.weight`` (out, R) our ``U.weight``.
+In 0.1.x attention was dense whatever ``k``, its four projections had biases, the feed-forward
+layers were low-rank, and the output layer was untied, with a bias. Everything ran in float32, with
+GPT-2's tokenizer. Its low-rank layers applied ``U`` first: the old ``U.weight`` (R, in) is the
+current ``V.weight``, the old ``V.weight`` (out, R) the current ``U.weight``.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ from .lowrank_linear import highest_rank
 if TYPE_CHECKING:
     from .configuration_lumenspark import LumensparkConfig
 
-# Of its config.json, what says something of the model. It held ``k`` too, which had no effect.
+# The keys of its config.json that describe the model. It had ``k`` too, without effect.
 OLD_KEYS = ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "dropout", "rank")
 ATTENTION = {
     "q_proj": "q_proj",
@@ -43,23 +43,23 @@ HUB_ARGUMENTS = (
     "token",
 )
 GPT2_END = 50256
-GPT2_NAMES = ("openai-community/gpt2", "gpt2")  # the second is what the document writes
+GPT2_NAMES = ("openai-community/gpt2", "gpt2")  # the second is the older name
 GPT2_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 GPT2_PROBE = [32, 2420]  # the ids of "A text"
-MOST_LAYERS = 10_000  # far more than anybody trained; each is named in the config
+MOST_LAYERS = 10_000  # far more than any model; the config lists each
 
 
 def is_old_config(content: Mapping[str, Any]) -> bool:
-    """Whether this is the content of an old config.json: ``projection`` came after it."""
+    """Whether this is the content of an old config.json, which has no ``projection``."""
     return "projection" not in content and all(key in content for key in OLD_KEYS)
 
 
 def translate_config(old: Mapping[str, Any]) -> dict[str, Any]:
     """The content of an old config.json as arguments of ``LumensparkConfig``.
 
-    A feed-forward rank that saves nothing, which the old package allowed, becomes a dense layer.
+    A feed-forward rank that saves no parameters, which 0.1.x allowed, becomes a dense layer.
 
-    Raises ValueError for numbers that describe no model.
+    Raises ValueError for invalid sizes.
     """
     for key in ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "rank"):
         if type(old[key]) is not int or not 1 <= old[key] <= MOST:
@@ -98,9 +98,9 @@ def has_gpt2_vocabulary(config: Any) -> bool:
 
 
 def gpt2_tokenizer() -> Any:
-    """GPT-2's, which the old package used and never saved: of the hub's cache, else of the hub.
+    """GPT-2's tokenizer, which 0.1.x used and never saved: from the hub's cache, else the hub.
 
-    Raises ValueError where neither has it.
+    Raises ValueError if neither has it.
     """
     for name in GPT2_NAMES:
         for revision in (GPT2_REVISION, None):
@@ -117,23 +117,23 @@ def gpt2_tokenizer() -> Any:
 
 
 def _read_gpt2(name: str, revision: str | None, **hub: Any) -> Any:
-    """The tokenizer at a hub id, where it is there and is GPT-2's; else None."""
+    """The tokenizer of a hub repository if it exists and is GPT-2's, else None."""
     try:
         tokenizer = GPT2Tokenizer.from_pretrained(name, revision=revision, **hub)
         is_gpt2 = len(tokenizer) == GPT2_END + 1
         return tokenizer if is_gpt2 and tokenizer("A text")["input_ids"] == GPT2_PROBE else None
-    except Exception:  # whatever a half-filled cache or a broken network makes of it
+    except Exception:  # an incomplete cache or a broken network can raise anything
         return None
 
 
 def read_old_config(name: Any, **hub: Any) -> dict[str, Any] | None:
-    """The content of config.json in a folder or at a hub id, where it is an old one; else None.
+    """The content of config.json in a folder or hub repository if it is an old one, else None.
 
-    ``hub`` are those of :data:`HUB_ARGUMENTS` that ``from_pretrained`` was given.
+    ``hub``: the :data:`HUB_ARGUMENTS` that were passed to ``from_pretrained``.
     """
     try:
         content, _ = PreTrainedConfig.get_config_dict(name, **hub)
-    except OSError:  # there is none: whoever needs it will say so
+    except OSError:  # a missing config is reported where it is needed
         return None
     return content if is_old_config(content) else None
 
@@ -141,8 +141,8 @@ def read_old_config(name: Any, **hub: Any) -> dict[str, Any] | None:
 def read_old_weights(name: Any, config: "LumensparkConfig", **hub: Any) -> dict[str, Tensor]:
     """The tensors of an old checkpoint under the names of ``LumensparkForCausalLM``.
 
-    Raises OSError where there is no model.safetensors, ValueError where a tensor in it is missing,
-    unknown or of another shape than it should be, or where ``config`` is another model's.
+    Raises OSError if there is no model.safetensors, and ValueError for missing, unknown or
+    misshapen tensors, and for a ``config`` that is not one of 0.1.x.
     """
     folder = Path(name) / hub.get("subfolder", "")
     if folder.is_dir() and not (folder / WEIGHTS).is_file():
@@ -154,7 +154,7 @@ def read_old_weights(name: Any, config: "LumensparkConfig", **hub: Any) -> dict[
 
 
 def translate_weights(old: Mapping[str, Tensor], config: "LumensparkConfig") -> dict[str, Tensor]:
-    """As :func:`read_old_weights`, from the old tensors by their old names."""
+    """As :func:`read_old_weights`, from the old tensors by name."""
     _check_config(config)
     names, factors = _names(config), _factors(config)
     expected = {*names, *(f"{layer}.{part}.weight" for layer in factors for part in "UV")}
@@ -183,7 +183,7 @@ def translate_weights(old: Mapping[str, Tensor], config: "LumensparkConfig") -> 
 
 
 def _names(config: "LumensparkConfig") -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Old names to new names and shapes, of all but the feed-forward layers."""
+    """Old names to new names and shapes, for all tensors but the feed-forward layers."""
     vocabulary, width = config.vocab_size, config.embed_dim
     names: dict[str, tuple[str, tuple[int, ...]]] = {
         "token_embedding.weight": ("model.embed_tokens.weight", (vocabulary, width)),
@@ -208,7 +208,7 @@ def _names(config: "LumensparkConfig") -> dict[str, tuple[str, tuple[int, ...]]]
 
 
 def _factors(config: "LumensparkConfig") -> dict[str, tuple[str, int, int]]:
-    """The feed-forward layers: old names to new names, features in and features out."""
+    """The feed-forward layers: old names to new names, input and output features."""
     width = config.embed_dim
     features = {"ffn.0": (width, 4 * width), "ffn.3": (4 * width, width)}
     return {
@@ -219,7 +219,7 @@ def _factors(config: "LumensparkConfig") -> dict[str, tuple[str, int, int]]:
 
 
 def _check_config(config: "LumensparkConfig") -> None:
-    """Raises ValueError for a config in which old weights would find no place."""
+    """Raises ValueError for a config that old weights do not fit."""
     projections = (
         f"model.layers.{layer}.attention.{part}"
         for layer in range(config.depth)
@@ -242,6 +242,6 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _listed(names: Collection[str]) -> str:
-    """The first three by name, and how many more."""
+    """The first three names, and the number of the others."""
     shown = ", ".join(sorted(names)[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

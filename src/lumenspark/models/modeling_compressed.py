@@ -1,10 +1,10 @@
-"""Any causal language model of transformers, with low-rank layers where its config says so.
+"""Any causal language model of transformers with the low-rank layers of its config.
 
-``modeling_compressed.LlamaForCausalLM`` is transformers' class of that name, in which the linear
-layers that ``config.module_ranks`` names are low-rank; so for every other architecture. Config,
-tokenizer and everything else stay those of the architecture. A compressed model's folder holds
-this file, and its ``auto_map`` names the class in it. Loaded without ``trust_remote_code``,
-transformers would build the plain architecture and, after a warning, leave those layers random.
+``modeling_compressed.LlamaForCausalLM`` is transformers' class of that name in which the linear
+layers named in ``config.module_ranks`` are low-rank, and likewise for every other architecture.
+Config and tokenizer stay those of the architecture. The folder of a compressed model contains this
+file, and its ``auto_map`` names the class in it. Loaded without ``trust_remote_code``, transformers
+would build the plain architecture and, after a warning, leave those layers random.
 """
 
 from functools import cache
@@ -18,11 +18,13 @@ from .module_ranks import apply_ranks
 
 @cache
 def low_rank_class(base: Any) -> Any:
-    """The subclass of ``base``, an architecture of transformers, that honours ``module_ranks``."""
+    """The subclass of ``base``, a model class of transformers, that applies ``module_ranks``."""
 
     class LowRankModel(base, GenerationMixin):
-        _auto_class = "AutoModelForCausalLM"  # save_pretrained copies this file, and names it
-        # Transformers answers these by looking into the file of the class: that of the base.
+        _auto_class = (
+            "AutoModelForCausalLM"  # save_pretrained copies this file and adds it to auto_map
+        )
+        # Transformers determines these from the source file of the class: use those of the base.
         _can_set_attn_implementation = base._can_set_attn_implementation
         _can_set_experts_implementation = base._can_set_experts_implementation
 
@@ -35,7 +37,7 @@ def low_rank_class(base: Any) -> Any:
 
 
 def model_class(name: str) -> Any:
-    """The class of that name in this module. Raises ValueError where transformers has no such."""
+    """The class of that name in this module. Raises ValueError if transformers has none."""
     base = getattr(transformers, name, None)
     if not (isinstance(base, type) and issubclass(base, PreTrainedModel)):
         raise ValueError(f"transformers has no model called {name!r}")

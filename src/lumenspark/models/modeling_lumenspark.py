@@ -36,7 +36,7 @@ from .packing import Texts, low_rank_texts, recent_mask
 def make_linear(
     config: LumensparkConfig, name: str, in_features: int, out_features: int, bias: bool = False
 ) -> nn.Module:
-    """The linear layer called ``name``: low-rank, or dense where the config gives it no rank."""
+    """The linear layer ``name``: low-rank, or dense if the config has no rank for it."""
     rank = config.rank_of(name)
     if rank is None:
         return nn.Linear(in_features, out_features, bias)
@@ -44,14 +44,14 @@ def make_linear(
 
 
 def refuse_export() -> None:
-    """Raises ValueError while torch traces or exports: the loop over blocks would be cut off.
+    """Raises ValueError during tracing and export: a trace fixes the number of blocks.
 
-    What a trace of an example holds would then be wrong on longer texts.
+    The result would be wrong for longer texts.
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         raise ValueError(
-            "low-rank attention cannot be traced or exported, because what is made has the length "
-            "of the example: run the model itself, or use torch.compile"
+            "low-rank attention cannot be traced or exported, because the number of blocks would "
+            "be that of the example: run the model itself, or use torch.compile"
         )
 
 
@@ -86,9 +86,9 @@ class LumensparkAttention(nn.Module):
         )
 
     def project(self, key: Tensor, positions: Tensor) -> Tensor:
-        """To which slots tokens are written: (B, H, T, K), from keys (B, H, T, D), positions.
+        """The write weights (B, H, T, K) of tokens, by keys (B, H, T, D) or positions (1 or B, T).
 
-        ``positions`` (1 or B, T). Rows sum to 1.
+        Each token's weights sum to 1.
         """
         if self.config.projection == "content":
             return (key @ self.write.to(key.dtype)).softmax(dim=-1, dtype=torch.float32)
@@ -101,10 +101,10 @@ class LumensparkAttention(nn.Module):
         past_key_values: Cache | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """``attention_mask`` is (B, T) boolean, False at pads (for k=None: as for dense attention),
-        or says where the texts lie that are packed into the rows.
+        """``attention_mask``: (B, T) boolean, False at pads, or a list of packed :class:`Texts`
+        (for k=None: as for dense attention).
 
-        Returns the output (B, T, E) and, when asked for, the weights (B, H, T, T).
+        Returns the output (B, T, E) and, for ``output_attentions``, the weights (B, H, T, T).
         """
         query, key, value = (
             projection(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -131,17 +131,17 @@ class LumensparkAttention(nn.Module):
         past_key_values: Cache | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """The output (B, H, T, D), and the weights when asked for; ``past_key_values`` goes on."""
+        """The output (B, H, T, D), and the weights or None; updates ``past_key_values``."""
         refuse_export()
         settings = self.lowrank_settings
         if isinstance(mask, list):
-            if past_key_values is not None:  # only in a graph that torch.compile made
+            if past_key_values is not None:  # reached only under torch.compile
                 raise ValueError("several texts in a row cannot be cached: give use_cache=False")
             return packed_lowrank_attention(query, key, value, settings, mask, output_attentions)
         layer = None if past_key_values is None else past_key_values.layers[self.layer_idx]
         if output_attentions and layer is not None and layer.get_seq_length():
             raise ValueError(
-                "the weights on tokens that are known by the cache alone cannot be computed: give "
+                "the weights on tokens that are only in the cache cannot be computed: give "
                 "the whole text, or use_cache=False"
             )
         if layer is None:
@@ -214,16 +214,16 @@ class LumensparkPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Transformers looks for the attention interface in this file; it is used in attention.py.
+    # Transformers searches this file for the attention interface, which attention.py uses.
     _can_set_attn_implementation_cached_value = True
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """As transformers' own, but safetensors only. Checkpoints of lumenspark 0.1.x load too.
+        """As in transformers, but safetensors only; checkpoints of lumenspark 0.1.x load too.
 
-        Raises ValueError where an old checkpoint does not hold just the tensors that it should.
+        Raises ValueError for an old checkpoint with missing, unknown or misshapen tensors.
         """
         kwargs["use_safetensors"] = True  # other files are pickles
         name = pretrained_model_name_or_path
@@ -238,15 +238,15 @@ class LumensparkPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(
             None, *args, config=config or name, state_dict=weights, **kwargs
         )
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a report may come with it
-        model.name_or_path = model.config.name_or_path = str(name)  # where its tokenizer lies
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        model.name_or_path = model.config.name_or_path = str(name)  # its tokenizer is there
         return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights, in low-rank layers such that their product is as in a dense one.
+        """Normal weights; the product of a low-rank layer has the variance of a dense layer.
 
-        Transformers calls this with each module, but for those that hold no weights of their own.
+        Transformers calls this for each module with parameters of its own.
         """
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
@@ -265,7 +265,7 @@ class LumensparkPreTrainedModel(PreTrainedModel):
 
 
 class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
-    """Token ids to the last hidden states; no head. This is what ``AutoModel`` finds."""
+    """Token ids to the last hidden states, without a head: the class of ``AutoModel``."""
 
     def __init__(self, config: LumensparkConfig) -> None:
         super().__init__(config)
@@ -277,7 +277,7 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
         self.post_init()
 
     def new_cache(self) -> Cache:
-        """What the blocks keep of the tokens seen so far: of constant size, unless k is None."""
+        """An empty cache, of constant size unless k is None."""
         if self.config.k is None:
             return DynamicCache(config=self.config)
         return LumensparkCache(self.config.depth)
@@ -289,9 +289,8 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
         past_key_values: Cache | None,
         position_ids: Tensor | None,
     ) -> Any:
-        """(B, T) boolean, False at pads, or None where there are none (k=None: a dense mask).
-
-        Where texts are packed into the rows, a list of :class:`Texts`.
+        """(B, T) boolean, False at pads; None without pads; for packed rows, a list of
+        :class:`Texts`. For k=None, a dense mask.
 
         Raises ValueError for masks of other shapes, and for caches and positions that low-rank
         attention cannot use.
@@ -305,7 +304,7 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
             raise ValueError(
                 f"low-rank attention keeps its state in a LumensparkCache, not in a "
                 f"{type(past_key_values).__name__}: use model.model.new_cache(), and LoRA or "
-                "prompt tuning in the place of prefix tuning"
+                "prompt tuning instead of prefix tuning"
             )
         if attention_mask is not None and attention_mask.ndim != 2:
             raise ValueError(
@@ -320,9 +319,9 @@ class LumensparkBackbone(DecoderMixin, LumensparkPreTrainedModel):
 
 
 class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkPreTrainedModel):
-    """Lumenspark with its output layer: token ids to next-token logits, loss, and text.
+    """Lumenspark with its output layer: token ids to next-token logits, loss and text.
 
-    The document's name for it is ``LumensparkModel``, which is an alias.
+    ``LumensparkModel`` is an alias.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
@@ -330,13 +329,13 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
     def __init__(self, config: LumensparkConfig) -> None:
         super().__init__(config)
         self.model = LumensparkBackbone(config)
-        # What was written to a slot cannot be taken out again, so no guessing ahead in generate().
+        # Writes to a slot cannot be undone, so generate() must not use speculative decoding.
         self._is_stateful = config.k is not None
         self.lm_head = nn.Linear(config.embed_dim, config.vocab_size, bias=config.head_bias)
         self.post_init()
 
     def _own_tokenizer(self) -> Any:
-        """As for every model; checkpoints of lumenspark 0.1 never had one beside them."""
+        """As in the base; GPT-2's for checkpoints of lumenspark 0.1, which have none."""
         try:
             return super()._own_tokenizer()
         except ValueError:
@@ -348,11 +347,11 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Transformers' own would make a cache that grows."""
+        """As in transformers, with a cache of constant size."""
         if self.config.k is not None and generation_config.is_assistant:
             raise ValueError(
-                "a model with low-rank attention cannot be the assistant of another: wrong guesses "
-                "cannot be taken out of its state, so use one with dense attention (k=None)"
+                "a model with low-rank attention cannot be the assistant of another: rejected "
+                "tokens cannot be removed from its state, so use dense attention (k=None)"
             )
         asked = generation_config.use_cache and self.config.k is not None
         if asked and model_kwargs.get("past_key_values") is None:
@@ -369,7 +368,7 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
 
 
 class LumensparkForSequenceClassification(SequenceClassificationMixin, LumensparkPreTrainedModel):
-    """Lumenspark with a classifier on the last token, to be trained from a language model."""
+    """Lumenspark with a classifier on the last token, to be finetuned from a language model."""
 
     def __init__(self, config: LumensparkConfig) -> None:
         super().__init__(config)

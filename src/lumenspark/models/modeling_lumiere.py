@@ -42,9 +42,9 @@ class LumiereAttention(nn.Module):
         past_key_values: Cache | None,
         output_attentions: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """``attention_mask`` is what the chosen attention implementation takes.
+        """``attention_mask`` has the form of the chosen attention implementation.
 
-        Returns the output (B, T, E) and, when asked for, the weights (B, H, T, S).
+        Returns the output (B, T, E) and, for ``output_attentions``, the weights (B, H, T, S).
         """
         query, key, value = (
             projection(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -96,14 +96,14 @@ class LumierePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # Transformers looks for the attention interface in this file; it is used in attention.py.
+    # Transformers searches this file for the attention interface, which attention.py uses.
     _can_set_attn_implementation_cached_value = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Normal weights; what writes to the residual stream starts at zero.
+        """Normal weights; layers that write to the residual stream start at zero.
 
-        Transformers calls this with each module, but for those that hold no weights of their own.
+        Transformers calls this for each module with parameters of its own.
         """
         if getattr(module, "starts_at_zero", False):
             init.zeros_(module.weight)
@@ -115,7 +115,7 @@ class LumierePreTrainedModel(PreTrainedModel):
 
 
 class LumiereBackbone(DecoderMixin, LumierePreTrainedModel):
-    """Token ids to the last hidden states; no head. This is what ``AutoModel`` finds."""
+    """Token ids to the last hidden states, without a head: the class of ``AutoModel``."""
 
     def __init__(self, config: LumiereConfig) -> None:
         super().__init__(config)
@@ -131,9 +131,9 @@ class LumiereBackbone(DecoderMixin, LumierePreTrainedModel):
 
 
 class LumiereForCausalLM(LanguageModelMixin, TextGenerationMixin, LumierePreTrainedModel):
-    """Lumiére with its output layer: token ids to next-token logits, loss, and text.
+    """Lumiére with its output layer: token ids to next-token logits, loss and text.
 
-    The document's name for it is ``LumiereModel``, which is an alias.
+    ``LumiereModel`` is an alias.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
@@ -146,7 +146,7 @@ class LumiereForCausalLM(LanguageModelMixin, TextGenerationMixin, LumierePreTrai
 
 
 class LumiereForSequenceClassification(SequenceClassificationMixin, LumierePreTrainedModel):
-    """Lumiére with a classifier on the last token, to be trained from a language model."""
+    """Lumiére with a classifier on the last token, to be finetuned from a language model."""
 
     def __init__(self, config: LumiereConfig) -> None:
         super().__init__(config)

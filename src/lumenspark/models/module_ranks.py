@@ -1,4 +1,4 @@
-"""Linear layers of every kind, and low-rank ones in their place as ``module_ranks`` says."""
+"""Replacement of linear layers by low-rank ones according to ``module_ranks``."""
 
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -10,12 +10,13 @@ from .lowrank_linear import LowRankLinear
 
 
 def apply_ranks(model: nn.Module, ranks: Mapping[str, int | None] | None, prefix: str = "") -> None:
-    """Put fresh low-rank layers in the place of the linear layers that ``ranks`` names.
+    """Replace the linear layers named in ``ranks`` by freshly initialised low-rank layers.
 
-    The names are those of a whole language model, in which ``model`` is called ``prefix``. A layer
-    without a rank (None) stays as it is.
+    Names are those in the whole language model, where ``model`` has the name ``prefix``. A layer
+    with rank None is unchanged.
 
-    Raises ValueError for a name that is no linear layer's, and for a rank that saves nothing.
+    Raises ValueError for a name that is not a linear layer, and for a rank that saves no
+    parameters.
     """
     modules = dict(model.named_modules())
     for name, rank in (ranks or {}).items():
@@ -27,20 +28,20 @@ def apply_ranks(model: nn.Module, ranks: Mapping[str, int | None] | None, prefix
             continue
         low_rank = LowRankLinear(*shape_of(layer), rank, bias_of(layer) is not None)
         if getattr(layer, "starts_at_zero", False):
-            low_rank.U.starts_at_zero = True  # type: ignore[assignment]  # then so does the product
+            low_rank.U.starts_at_zero = True  # type: ignore[assignment]  # so the product starts at zero too
         model.set_submodule(inner_name, low_rank)
 
 
 def is_linear(module: Any) -> TypeGuard[nn.Module]:
-    """Whether it is a linear layer that a low-rank one can stand for.
+    """Whether ``module`` is a linear layer that a low-rank layer can replace.
 
-    Subclasses are not: their forward pass may do more, or may be left out for their weights.
+    Subclasses are not: their forward pass can do more, and callers can bypass it.
     """
     return type(module) in (nn.Linear, Conv1D, LowRankLinear)
 
 
 def shape_of(layer: Any) -> tuple[int, int]:
-    """Features in and out."""
+    """Input and output features."""
     if isinstance(layer, Conv1D):  # its weights are stored as (in, out)
         features_in, features_out = layer.weight.shape
         return features_in, features_out
@@ -48,7 +49,7 @@ def shape_of(layer: Any) -> tuple[int, int]:
 
 
 def weight_of(layer: Any) -> Tensor:
-    """The weights as nn.Linear stores them, (out, in)."""
+    """The weights in the layout of nn.Linear, (out, in)."""
     if isinstance(layer, LowRankLinear):
         return layer.U.weight @ layer.V.weight
     return layer.weight.T if isinstance(layer, Conv1D) else layer.weight

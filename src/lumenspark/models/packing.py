@@ -1,7 +1,7 @@
-"""Packed texts: several in one row, told apart by positions that begin anew (padding-free batches).
+"""Packed texts: several in one row, separated by positions that restart (padding-free batches).
 
-Shapes: position ids (B, T), masks (B, T) boolean, False at pads. A text's tokens follow one another
-in their row, with positions in steps of 1.
+Shapes: position ids (B, T), masks (B, T) boolean, False at pads. The tokens of a text are
+consecutive in their row, with positions in steps of 1.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# How DataCollatorWithFlattening tells flash attention where texts begin; the second numbers them.
+# Text boundaries as DataCollatorWithFlattening passes them to flash attention: offsets, indices.
 FLASH_ARGUMENTS = ("cu_seq_lens_q", "seq_idx")
 
 
 def read_positions(
     position_ids: Tensor | None, arguments: Mapping[str, Any], rows: int, length: int
 ) -> Tensor | None:
-    """The position ids (B, T), be they given or said by the lengths that flash attention takes.
+    """The position ids (B, T): as given, or from the arguments of flash attention.
 
-    Raises ValueError for other shapes, and where what is given contradicts itself.
+    Raises ValueError for other shapes and for contradictory arguments.
     """
     if position_ids is not None:
         if position_ids.ndim != 2 or position_ids.shape not in ((1, length), (rows, length)):
@@ -39,7 +39,7 @@ def read_positions(
 
 
 def _positions_said(name: str, said: Tensor, rows: int, length: int) -> Tensor:
-    """The positions that ``cu_seq_lens_q`` (texts + 1,) or ``seq_idx`` (1, T) means."""
+    """The positions for ``cu_seq_lens_q`` (texts + 1,) or ``seq_idx`` (1, T)."""
     places = torch.arange(length, device=said.device)
     if name == "seq_idx":
         numbers = said.reshape(-1)
@@ -54,10 +54,10 @@ def _positions_said(name: str, said: Tensor, rows: int, length: int) -> Tensor:
 
 
 def text_numbers(position_ids: Tensor, mask: Tensor | None) -> Tensor:
-    """A number for each token (B, T), the same in one text and no other of its row.
+    """The index (B, T) of each token's text within its row.
 
-    A text begins where a position is not one more than the one before it, be that the column's or
-    the token's before the pads between.
+    A text starts where a position is not the previous one plus 1; the previous one is that of the
+    column before, or of the last token before the pads in between.
     """
     before = torch.cat([position_ids[:, :1] - 1, position_ids[:, :-1]], dim=1)
     begins = position_ids != before + 1
@@ -71,7 +71,7 @@ def text_numbers(position_ids: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def check_mask(mask: Any, length: int) -> None:
-    """Raises ValueError for a mask of tokens with other numbers than 0 and 1, such as of texts."""
+    """Raises ValueError for a token mask with values other than 0 and 1, such as text indices."""
     if not isinstance(mask, Tensor) or mask.ndim == 4:
         return
     if mask.ndim != 2:
@@ -88,15 +88,15 @@ def check_mask(mask: Any, length: int) -> None:
 
 
 def recent_mask(mask: Any, length: int) -> Tensor | None:
-    """Which of the ``length`` newest tokens are no pads: (B, length) boolean, of a mask (B, S)."""
+    """The last ``length`` columns of a mask (B, S), as boolean: (B, length)."""
     return None if mask is None else mask[:, -length:].bool()
 
 
 def is_packed(position_ids: Tensor | None, mask: Any, in_a_graph: bool = False) -> bool:
-    """Whether a row holds more than one text. Waits for the device, where there is more to know.
+    """Whether any row has more than one text. Synchronises with the device.
 
-    A mask (B, 1, T, S) says for itself what sees what. ``in_a_graph`` is the answer in a graph of
-    torch.compile, where the numbers in tensors are not known.
+    With a mask (B, 1, T, S) nothing is derived from positions. ``in_a_graph`` is returned inside
+    a graph of torch.compile, where values are unknown.
     """
     if position_ids is None or position_ids.shape[1] == 1:
         return False
@@ -109,12 +109,12 @@ def is_packed(position_ids: Tensor | None, mask: Any, in_a_graph: bool = False) 
 
 
 def traced() -> bool:
-    """Whether the numbers in tensors are not known now, because a graph is made."""
+    """Whether tensor values are unknown, during compilation or tracing."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def same_text(position_ids: Any, mask: Any) -> Any:
-    """Whether a query and a key are of one text, in the form that transformers takes."""
+    """A mask function of transformers: True where query and key belong to one text."""
     numbers = text_numbers(position_ids, recent_mask(mask, position_ids.shape[1]))
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -125,27 +125,27 @@ def same_text(position_ids: Any, mask: Any) -> Any:
 
 @dataclass
 class Texts:
-    """Some of the texts of a batch, as rows of their own: N of at most L tokens."""
+    """Some of the texts of a batch, one per row: N texts of at most L tokens."""
 
-    columns: Tensor  # (N, L) of the batch's rows laid end to end; beside the text, any
-    present: Tensor  # (N, L) boolean: there is a token here
-    full: bool  # everywhere
+    columns: Tensor  # (N, L) into the concatenated rows of the batch; arbitrary outside the text
+    present: Tensor  # (N, L) boolean: True at tokens
+    full: bool  # all are present
 
     @property
     def tokens(self) -> Tensor:
-        """The column of each token, in the order of ``present``'s."""
+        """The column of each token, in the order of ``present``."""
         return self.columns[self.present]
 
 
 @torch.compiler.disable
 def low_rank_texts(position_ids: Tensor, mask: Tensor | None, known: Tensor | None) -> Any:
-    """How low-rank attention is to read the rows: ``mask`` itself, or a list of :class:`Texts`.
+    """Rows for low-rank attention: ``mask`` itself, or for packed rows a list of :class:`Texts`.
 
-    ``known`` (B,) tokens came before, by the cache. Low-rank attention counts a text's tokens, so
-    that is what positions have to do. Texts of similar length are taken together, so that there
-    are at most twice as many places as tokens.
+    ``known`` (B,): tokens in the cache. Low-rank attention counts the tokens of a text, so
+    positions have to do the same. Texts of similar length are grouped, so that padding at most
+    doubles the number of tokens.
 
-    Raises ValueError for positions that do otherwise.
+    Raises ValueError for other positions.
     """
     present = torch.ones_like(position_ids, dtype=torch.bool) if mask is None else mask
     count = present.long().cumsum(1) - 1
@@ -175,7 +175,7 @@ def low_rank_texts(position_ids: Tensor, mask: Tensor | None, known: Tensor | No
 def _together(
     texts: Tensor, lengths: Tensor, number: Tensor, places: Tensor, columns: Tensor
 ) -> Texts:
-    """The ``texts`` (N,) among all; ``number``, ``places`` and ``columns`` are each token's."""
+    """The group of the ``texts`` (N,); ``number``, ``places`` and ``columns`` are per token."""
     row_of = torch.full_like(lengths, -1)
     row_of[texts] = torch.arange(len(texts), device=texts.device)
     row = row_of[number]

@@ -1,4 +1,4 @@
-"""What the settings of generation can be, for ``generate`` and for the command line."""
+"""Limits of the generation settings, for ``generate`` and the command line."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from numbers import Integral, Real
 from typing import Any
 
 SAMPLING_ARGUMENTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-MOST_NEW_TOKENS = 10_000_000  # each costs time that grows with the text, so no one waits for more
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-5, 1e5  # float32 holds any score divided by these
+MOST_NEW_TOKENS = 10_000_000  # more would take forever: the time per token grows with the text
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-5, 1e5  # logits divided by these fit float32
 MOST_PENALTY = 1e9
 
 LIMITS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
@@ -33,7 +33,7 @@ WHOLE_NUMBERS = ("max_new_tokens", "max_length", "top_k")
 
 
 def wanted(name: str, value: object) -> str | None:
-    """What the setting ``name`` must be, where ``value`` is not that."""
+    """The requirement that ``value`` violates for the setting ``name``, or None."""
     kind, what = (Integral, "a whole number") if name in WHOLE_NUMBERS else (Real, "a number")
     if not isinstance(value, kind) or isinstance(value, bool):
         return what
@@ -42,10 +42,10 @@ def wanted(name: str, value: object) -> str | None:
 
 
 def check_settings(config: Any, layers: int) -> None:
-    """Settings of transformers' ``GenerationConfig``; whole numbers for fractions become those.
+    """Check a ``GenerationConfig`` of transformers, and convert integers to float where needed.
 
-    Raises ValueError for one that is out of range or no number, which would be an error deep
-    within, or no error and no text.
+    Raises ValueError for a setting that is out of range or not a number; transformers would fail
+    obscurely, or return no text.
     """
     for name in dict.fromkeys(name for name, _, _ in LIMITS):
         value = getattr(config, name, None)
@@ -54,7 +54,7 @@ def check_settings(config: Any, layers: int) -> None:
         if must := wanted(name, value):
             raise ValueError(f"{name} is {_short(value)}: it must be {must}")
         if name not in WHOLE_NUMBERS:
-            setattr(config, name, float(value))  # transformers takes no 1 for 1.0
+            setattr(config, name, float(value))  # transformers rejects 1 for 1.0
     for name, value in config.to_dict().items():
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{name} is nan: it must be a number")
@@ -67,7 +67,7 @@ def check_settings(config: Any, layers: int) -> None:
 
 
 def _short(value: object) -> str:
-    """``value`` for a message; integers of thousands of digits cannot be printed."""
+    """``value`` for a message; Python refuses to print integers of thousands of digits."""
     try:
         return repr(value)[:80]
     except ValueError:

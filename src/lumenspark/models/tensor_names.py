@@ -1,4 +1,4 @@
-"""The names of a model's inner tensors, and their shapes: the same in code, docs and plots."""
+"""Names and shapes of a model's inner tensors, the same in code, docs and plots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ Shape = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class TensorSizes:
-    """What the shapes of a model's inner tensors follow from."""
+    """The sizes that determine the shapes of a model's inner tensors."""
 
     layers: int
     heads: int
-    key_heads: int  # fewer than heads where several queries share a key
+    key_heads: int  # fewer than heads in grouped-query attention
     head_dim: int
     width: int  # of the residual stream
     units: int  # of the feed-forward layers
@@ -22,9 +22,9 @@ class TensorSizes:
 
 
 def tensor_names(sizes: TensorSizes) -> dict[str, Shape]:
-    """Every name with its shape, in the order in which the tensors come to be.
+    """Every name with its shape, in the order of the forward pass.
 
-    ``B`` rows, ``T`` tokens that are fed, ``S`` tokens that are known (with a cache more than T).
+    ``B`` rows, ``T`` new tokens, ``S`` tokens including cached ones.
     """
     stream: Shape = ("B", "T", sizes.width)
     names: dict[str, Shape] = {"embed": stream}

@@ -1,6 +1,6 @@
-"""Which tokens of a text a model sees once the text is longer than the context.
+"""Truncation of texts that outgrow the context length.
 
-A mask (B, S) has 1 at the tokens that are seen, 0 at padding and at what was forgotten.
+A mask (B, S) has 1 at tokens that the model sees, 0 at padding and at dropped tokens.
 """
 
 import torch
@@ -9,9 +9,9 @@ from transformers import Cache
 
 
 def keep_newest_half(mask: Tensor, context: int) -> Tensor:
-    """The mask (B, S) with rows of more than ``context`` tokens cut to their newest half.
+    """The mask (B, S), with rows of more than ``context`` tokens cut to their newest half context.
 
-    Returns ``mask`` itself where no row is too long.
+    Returns ``mask`` itself if no row is too long.
     """
     if mask.shape[1] <= context:
         return mask
@@ -23,27 +23,27 @@ def keep_newest_half(mask: Tensor, context: int) -> Tensor:
 
 
 def positions_from_mask(mask: Tensor) -> Tensor:
-    """Each token's position in its own row's text, (B, S); 0 at pads before it."""
+    """Each token's position in its row's text, (B, S); 0 at left padding."""
     return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
 
 def first_column(mask: Tensor) -> int:
-    """The first column in which any row of (B, S) has a token (the last where none has)."""
+    """The first column of (B, S) in which any row has a token (the last column if none has)."""
     columns = mask.any(dim=0).nonzero()
     return int(columns[0]) if len(columns) else mask.shape[1] - 1
 
 
 def empty_cache(cache: Cache) -> None:
-    """Forget every key and value, in caches that grow and in those of a fixed size."""
+    """Drop all keys and values, in dynamic and in static caches."""
     cache.reset()
     if cache.get_seq_length():
         cache.crop(0)
 
 
 def remembered(mask: Tensor, new: int, context: int) -> Tensor:
-    """The mask (B, S + new) of a text with ``mask`` (B, S) that has grown by ``new`` tokens.
+    """The mask (B, S + new) of a text with ``mask`` (B, S) after ``new`` generated tokens.
 
-    The tokens came one at a time, and each time that a row was full it was cut.
+    The tokens are added one at a time, and a row is cut whenever it is full.
     """
     mask = keep_newest_half(mask, context)
     grown = torch.cat([mask, mask.new_ones(len(mask), new)], dim=1)
@@ -56,7 +56,7 @@ def remembered(mask: Tensor, new: int, context: int) -> Tensor:
 
 
 def check_length(tokens: int, context: int) -> None:
-    """Raises ValueError where ``tokens`` do not fit into ``context`` positions."""
+    """Raises ValueError if ``tokens`` is more than ``context`` positions."""
     if tokens > context:
         raise ValueError(
             f"{tokens} tokens are longer than the context of {context}: cut the text into windows, "
