@@ -65,7 +65,7 @@ def test_what_the_flattening_collator_packs_equals_the_texts_alone(
     model.train(training)
     rows = random_rows(*LENGTHS)
     batch = DataCollatorWithFlattening(**said)([{"input_ids": row} for row in rows])
-    output = model(**batch)
+    output = model(**batch, skip_logits=False)
     logits, loss = alone(model, rows)
     torch.testing.assert_close(output.logits[0], logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(output.loss, loss, rtol=1e-4, atol=1e-4)
@@ -252,7 +252,7 @@ def test_many_short_texts_beside_a_long_one_take_no_square() -> None:
     rows = random_rows(*([1] * 400), 400)
     batch = DataCollatorWithFlattening()([{"input_ids": row} for row in rows])
     with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
-        logits = model(**batch).logits
+        logits = model(**batch, skip_logits=False).logits
         long = model(torch.tensor(rows[-1:])).logits
     torch.testing.assert_close(logits[:, 400:], long, rtol=1e-3, atol=1e-3)
     # To the longest: 401 texts of 400 places, with 32 features of 4 bytes each.
