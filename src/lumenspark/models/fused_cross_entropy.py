@@ -49,10 +49,13 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
     (measured in docs/log.md).
     """
 
+    generate_vmap_rule = True  # for torch.func
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, target_tokens: Tensor, target_weights: Tensor
-    ) -> Tensor:
+        hidden: Tensor, weight: Tensor, target_tokens: Tensor, target_weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses (N,), and what the backward pass needs: ``grad_logits`` and ``sum_exp``."""
         logits, exact = hidden @ weight.mT, target_weights.dtype
         max_logits = logits.amax(-1, keepdim=True).to(exact)
         exp_logits = (logits.to(exact) - max_logits).exp()
@@ -63,11 +66,18 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         grad_logits = exp_logits.to(logits.dtype).index_put(
             (rows, target_tokens), (-sum_exp * target_weights).to(logits.dtype), accumulate=True
         )
-        ctx.save_for_backward(hidden, weight, grad_logits, sum_exp)
-        return sum_exp.log().squeeze(-1) + max_logits.squeeze(-1) - target_logits
+        losses = sum_exp.log().squeeze(-1) + max_logits.squeeze(-1) - target_logits
+        return losses, grad_logits, sum_exp
 
     @staticmethod
-    def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        hidden, weight, _, _ = inputs
+        _, grad_logits, sum_exp = output
+        ctx.mark_non_differentiable(grad_logits, sum_exp)
+        ctx.save_for_backward(hidden, weight, grad_logits, sum_exp)
+
+    @staticmethod
+    def backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, grad_logits, sum_exp = ctx.saved_tensors
         scale = grad_losses[:, None] / sum_exp
         grad_hidden = (grad_logits @ weight) * scale
@@ -76,7 +86,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
 
 
 def _apply(*tensors: Tensor) -> Tensor:
-    losses: Tensor = FusedLinearCrossEntropy.apply(*tensors)
+    losses: Tensor = FusedLinearCrossEntropy.apply(*tensors)[0]
     return losses
 
 

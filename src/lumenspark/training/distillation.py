@@ -43,9 +43,7 @@ def sample_predictions(
     try:
         for first in range(0, len(ids), ROWS * sampled):
             targets = np.arange(first, min(first + ROWS * sampled, len(ids)))
-            begins = (
-                targets[::sampled] + sampled - 1 - context
-            )  # the last follows the window
+            begins = targets[::sampled] + sampled - 1 - context  # the last follows the window
             rows = ids[(begins[:, None] + np.arange(context)) % len(ids)]
             probabilities = _next_token_probabilities(model, rows, sampled)[: len(targets)]
             predictions[targets] = systematic_samples(probabilities, samples, generator).numpy()
