@@ -9,19 +9,9 @@ from lumenspark.device import choose_device
 from lumenspark.errors import UserError, first_line
 from lumenspark.loading import load
 from lumenspark.memory import check_memory, on_meta, training_bytes
-from lumenspark.models import (
-    LumensparkConfig,
-    LumensparkForCausalLM,
-    LumiereConfig,
-    LumiereForCausalLM,
-)
+from lumenspark.models.registry import FAMILIES, LanguageModel
 from lumenspark.recipe import Recipe, with_overrides
 
-LanguageModel = LumiereForCausalLM | LumensparkForCausalLM
-MODELS: dict[str, tuple[type, type[LanguageModel]]] = {
-    "lumiere": (LumiereConfig, LumiereForCausalLM),
-    "lumenspark": (LumensparkConfig, LumensparkForCausalLM),
-}
 NO_TOKENS: dict[str, int | None] = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
 
 
@@ -69,7 +59,7 @@ def model_to_continue(recipe: Recipe) -> tuple[LanguageModel, Recipe]:
     """
     model, _ = load(str(recipe.init_from))
     family = recipe.model.family
-    if not isinstance(model, MODELS[family][1]):
+    if not isinstance(model, FAMILIES[family].language_model):
         raise UserError(
             f"init_from must name a model of the recipe's family, {family}, and "
             f"{recipe.init_from} is a {type(model).__name__}"
@@ -87,11 +77,11 @@ def model_to_continue(recipe: Recipe) -> tuple[LanguageModel, Recipe]:
 
 def _built(recipe: Recipe, tokens: dict[str, int | None], layers: int | None = None) -> Any:
     architecture = asdict(recipe.model)
-    config_class, model_class = MODELS[architecture.pop("family")]
+    family = FAMILIES[architecture.pop("family")]
     try:
-        config = config_class(**architecture, **tokens)
+        config = family.config(**architecture, **tokens)
         if layers is not None:
             config.num_hidden_layers = layers
-        return model_class(config)
+        return family.language_model(config)
     except ValueError as error:
         raise UserError(f"recipe {recipe.name}: {error}") from error
