@@ -157,6 +157,21 @@ def test_a_byte_order_mark_changes_nothing(tmp_path: Path, articles_text: str) -
             assert pieces[0] == pieces[1]
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_files_that_were_joined_have_several_marks(tmp_path: Path, line_end: str) -> None:
+    """As `cat` makes them; a mark may lie anywhere in a chunk, or be cut by its end."""
+    parts = [f"part {i}, \ufeffa joiner inside" + "é" * i + line_end for i in range(9000)]
+    joined = "\ufeff\ufeff" + "\ufeff".join(parts)
+    rows = [json.dumps({"text": text}) for text in ("\ufeffa\n\ufeffb", "c")]
+    packed = "".join(f"\ufeff{part}" for part in parts[:2]).encode()
+    write(tmp_path / "joined", {"train/a.txt": joined, "train/b.jsonl": "\n".join(rows)})
+    write(tmp_path / "joined", {"test.txt.gz": gzip.compress(packed)})
+    corpus = open_corpus(str(tmp_path / "joined"))
+    expected = "".join(parts).replace("\r\n", "\n")
+    assert corpus.text("train") == expected + "a\nb\nc"
+    assert corpus.text("test") == "".join(parts[:2]).replace("\r\n", "\n")
+
+
 def test_windows_line_ends_are_line_ends(tmp_path: Path, articles_text: str) -> None:
     long = articles_text * 2000  # a chunk ends between the two characters somewhere
     write(tmp_path / "unix", {"train.txt": long, "test.txt": "a\rb\n"})

@@ -25,6 +25,7 @@ TEXT_FIELD_FIX = (
 LONGEST_NAME = 400  # characters of a path in a message
 MARK = "\ufeff"  # a byte-order mark says how a file is encoded and is no part of its text
 
+_MARKS = re.compile(f"(?<![^\n]){MARK}+")  # where a line begins
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 # \x1c to \x1f are whitespace to Python, but not to Unicode and the pre-tokenizers
 _BEFORE_WHITESPACE = re.compile(r"\S(?=[^\S\x1c-\x1f])")
@@ -143,8 +144,8 @@ class Corpus(ABC):
     def text_chunks(self, split: str) -> Iterator[str]:
         """The split as one raw text, bit by bit, with a line break between documents without one.
 
-        For a split that is one local file this is the file, byte for byte in UTF-8, but for a
-        byte-order mark, which is no text, and Windows line ends, which are read as ``\\n``. So
+        For a split that is one local file this is the file, byte for byte in UTF-8, but for
+        byte-order marks, which are no text, and Windows line ends, which are read as ``\\n``. So
         bytes are counted of the same text that a model is trained on and scored on.
         """
         line_ended = True
@@ -247,8 +248,16 @@ def value_text(text: object, field: str, where: str) -> str | None:
 
 
 def normal_text(text: str) -> str:
-    """``text`` without a byte-order mark before it and with ``\\n`` for Windows line ends."""
-    return text.removeprefix(MARK).replace("\r\n", "\n")
+    """``text`` without byte-order marks and with ``\\n`` for Windows line ends."""
+    return without_marks(text.replace("\r\n", "\n"))
+
+
+def without_marks(text: str) -> str:
+    """``text`` without the byte-order marks before its lines: files that were joined have several.
+
+    Inside a line the character is a part of the text.
+    """
+    return _MARKS.sub("", text) if MARK in text else text
 
 
 def shown(name: object) -> str:

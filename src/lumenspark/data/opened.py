@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lumenspark.data.documents import PIECE, shown
+from lumenspark.data.documents import PIECE, shown, without_marks
 from lumenspark.errors import UserError, first_line, reading
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -140,11 +140,14 @@ def _skip(file: BinaryIO, count: int) -> None:
 def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[str]:
     """The text from byte ``begin`` to ``end``, in chunks; Windows line ends are read as ``\\n``.
 
+    Byte-order marks before a line are left out.
+
     Raises:
         UserError: the file cannot be read, or a byte of it is not UTF-8 (with line and offset).
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset, held = begin, ""  # a "\r" is held back until it is known what comes after it
+    before = "\n"  # stands for what the next chunk follows: a line break or not
     for data in bytes_from(path, begin, end):
         if offset == 0 and data.count(0) * 10 > len(data):
             raise UserError(
@@ -154,7 +157,9 @@ def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[st
         text = held + _decoded(decoder, data, offset, path)
         offset += len(data)
         held = "\r" if text.endswith("\r") else ""
-        yield text.removesuffix("\r").replace("\r\n", "\n")
+        text = without_marks(before + text.removesuffix("\r").replace("\r\n", "\n"))
+        yield text[1:]
+        before = "\n" if text.endswith("\n") else " "
     _decoded(decoder, b"", offset, path, final=True)
     if held:
         yield held
