@@ -4,13 +4,14 @@ import io
 import json
 import os
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from lumenspark.cli import run as lumenspark
 from lumenspark.data.corpora import Corpus
-from lumenspark.evaluation.results import read_evaluations
+from lumenspark.evaluation.results import Evaluation, read_evaluations, store
 from lumenspark.model_card.card import check_card, write_card
 
 
@@ -77,6 +78,41 @@ def test_figures_of_parts_and_fields_of_a_set_stand_beside_each_other(
     ):
         assert card.count(row) == 1
     assert check_card(run) == []
+
+
+def test_figures_of_both_layouts_of_a_text_stand_beside_each_other(
+    run: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    write_card(run)
+    layouts = ("plain", "wikitext")
+    for layout in (*layouts, layouts[0]):
+        options = ["--data", corpus.name, "--layout", layout, "--protocol", "card"]
+        assert lumenspark(["evaluate", str(run), *options]) == 0
+    entries = {entry["layout"]: entry for entry in read_evaluations(run)}
+    assert len(read_evaluations(run)) == len(entries) == 2
+    assert entries["plain"]["targets"] > entries["wikitext"]["targets"]
+    card = (run / "README.md").read_text(encoding="utf-8")
+    for layout in layouts:
+        assert card.count(f", layout {layout} | test | card |") == 1
+    assert check_card(run) == []
+
+
+def test_figures_of_two_revisions_of_a_set_stand_beside_each_other(
+    run: Path, corpus: Corpus, tmp_path: Path
+) -> None:
+    lumenspark(["evaluate", str(run), "--data", corpus.name])
+    (entry,) = read_evaluations(run)
+    named = {field.name for field in fields(Evaluation)}
+    found = Evaluation(**{name: value for name, value in entry.items() if name in named})
+    for revision in ("1" * 40, "2" * 40, "1" * 40):
+        store(
+            tmp_path,
+            replace(found, hub_id="someone/texts", revision=revision),
+            checkpoint="best",
+            step=1,
+            command="",
+        )
+    assert [entry["revision"] for entry in read_evaluations(tmp_path)] == ["2" * 40, "1" * 40]
 
 
 def test_figures_are_kept_where_they_cannot_be_printed(

@@ -59,8 +59,8 @@ class LocalFiles(Corpus):
     chosen by the hash of their text; and a plain document of more than 64 KiB, which a hash cannot
     divide, is cut at line breaks instead: its first 90%, the next 5%, the last 5%.
 
-    Byte-order marks before a line are no text, and Windows line ends are read as ``\\n``, in training and
-    evaluation alike.
+    Byte-order marks before a line are no text, and Windows line ends are read as ``\\n``, in
+    training and evaluation alike.
     """
 
     name: str

@@ -61,9 +61,9 @@ def store(
     """Add ``evaluation`` to ``evaluation.json`` in a run's folder.
 
     ``weights`` is the digest of those that were scored (:mod:`.weights`). One entry for them, each
-    checkpoint, data with its configuration and field, split, protocol, context and stride: an
-    older one is replaced. Others that add to the file at the same time wait. Raises UserError where
-    the file there is not what this function writes.
+    checkpoint, data with its configuration, field, revision and layout, split, protocol, context
+    and stride: an older one is replaced. Others that add to the file at the same time wait. Raises
+    UserError where the file there is not what this function writes.
     """
     path = run_folder / "evaluation.json"
     entry = evaluation.to_dict() | {
@@ -151,6 +151,7 @@ def _settings(entry: dict[str, Any]) -> tuple[Any, ...]:
     names = ("data", "split", "protocol", "context", "stride")
     # Entries that earlier versions wrote do not say which part and field they are of.
     part = (entry.get("config"), entry.get("text_field", "text"))
+    part += (entry.get("revision"), entry.get("layout"))
     return (*(entry[name] for name in names), *part)
 
 
@@ -173,7 +174,7 @@ def _check_entry(entry: Any) -> None:
         _expect(entry, name, (int, float))
     for name in ("word_perplexity", "bits_per_byte"):
         _expect(entry, name, (int, float, NoneType))
-    for name in ("weights", "hub_id", "revision", "config", "text_field"):
+    for name in ("weights", "hub_id", "revision", "config", "text_field", "layout"):
         if name in entry:
             _expect(entry, name, (str, NoneType))
     datetime.fromisoformat(entry["finished_at"])

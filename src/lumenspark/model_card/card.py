@@ -135,7 +135,8 @@ def _named_checkpoint(card: list[str]) -> str:
 
 def _metadata(files: RunFiles, family: Family) -> ModelCardData:
     corpus = files.environment["corpus"]
-    results = [result for entry in files.evaluations for result in _eval_results(entry)]
+    entries = files.evaluations
+    results = [result for entry in entries for result in _eval_results(entry, entries)]
     language, hub_id = corpus.get("language"), corpus.get("hub_id")
     return ModelCardData(
         language=printable(language) if language else None,
@@ -150,14 +151,14 @@ def _metadata(files: RunFiles, family: Family) -> ModelCardData:
     )
 
 
-def _eval_results(entry: dict[str, Any]) -> list[EvalResult]:
-    """The figures of one evaluation in the form of the hub's model-index."""
+def _eval_results(entry: dict[str, Any], entries: list[dict[str, Any]]) -> list[EvalResult]:
+    """The figures of one of the evaluations in the form of the hub's model-index."""
     protocol = {
         "protocol": printable(entry["protocol"]),
         "context": entry["context"],
         "stride": entry["stride"],
     }
-    name, split = printable(sections.part_name(entry)), printable(entry["split"])
+    name, split = printable(sections.part_name(entry, entries)), printable(entry["split"])
     revision, config = entry.get("revision"), entry.get("config")
     label = printable(
         f"protocol {entry['protocol']}, context {entry['context']}, stride {entry['stride']}"

@@ -243,6 +243,7 @@ def _hardware(files: RunFiles) -> str:
 
 def evaluation(files: RunFiles) -> str:
     entries = files.evaluations
+    names = [text(part_name(entry, entries)) for entry in entries]
     if not entries:
         return f"The checkpoint '{text(files.checkpoint)}' has not been evaluated."
     facts = bullets(_headlines(files))
@@ -252,11 +253,11 @@ def evaluation(files: RunFiles) -> str:
         "|---|---|---|--:|--:|--:|--:|--:|--:|--:|"
     )
     rows = "\n".join(
-        f"| {text(part_name(entry))} | {text(entry['split'])} | {text(entry['protocol'])} "
+        f"| {name} | {text(entry['split'])} | {text(entry['protocol'])} "
         f"| {entry['context']:d} | {entry['stride']:d} | {_figure(entry['loss'])} "
         f"| {_figure(entry['perplexity'])} | {_figure(entry['word_perplexity'])} "
         f"| {_figure(entry['bits_per_byte'])} | {entry['targets']:,} |"
-        for entry in entries
+        for name, entry in zip(names, entries, strict=True)
     )
     explained = (
         "Losses are in nats per token. Protocol `strided` reads the raw split as one stream and "
@@ -276,7 +277,7 @@ def evaluation(files: RunFiles) -> str:
 def _notes(entries: list[dict[str, Any]]) -> str:
     """What the evaluations say about their figures."""
     return bullets(
-        ("Note", f"{text(part_name(entry))}, {text(entry['protocol'])}: {text(note)}.")
+        ("Note", f"{text(part_name(entry, entries))}, {text(entry['protocol'])}: {text(note)}.")
         for entry in entries
         for note in entry.get("notes", ())
     )
@@ -425,8 +426,21 @@ def data_name(source: dict[str, Any]) -> str:
     return name if source.get("hub_id") else _short(name)
 
 
-def part_name(entry: dict[str, Any]) -> str:
-    """:func:`data_name` and, of a set with several texts, which: its configuration and field."""
+def part_name(entry: dict[str, Any], entries: Iterable[dict[str, Any]]) -> str:
+    """What was scored, so that it differs from the other texts of ``entries``.
+
+    :func:`data_name`, its configuration and field; revision and layout where others of that name
+    have another one.
+    """
+    name = _named_part(entry)
+    alike = [other for other in entries if _named_part(other) == name]
+    for fact in ("revision", "layout"):
+        if any(other.get(fact) != entry.get(fact) for other in alike):
+            name += f", {fact} {entry.get(fact)}"
+    return name
+
+
+def _named_part(entry: dict[str, Any]) -> str:
     name, config = data_name(entry), entry.get("config")
     field = entry.get("text_field") or "text"
     names_a_config = entry.get("hub_id") and name == "wikitext-2"
