@@ -56,11 +56,7 @@ def fetch(
     """
     from huggingface_hub import hf_hub_download
 
-    if not _ID.fullmatch(hub_id):
-        raise UserError(
-            f"there is no file or folder {quoted(hub_id)}, and a model on the hub has a name like "
-            "org/model"
-        )
+    _check_id(hub_id)
     cached = _cached(hub_id, revision, weights)
     if cached is not None and revision is not None and _COMMIT.fullmatch(revision):
         return cached
@@ -89,6 +85,22 @@ def fetch(
         for name in files[1:]:
             hf_hub_download(hub_id, name, revision=folder.name)
     return Snapshot(folder, folder.name)
+
+
+def _check_id(hub_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(hub_id)
+        is_id = _ID.fullmatch(hub_id) is not None
+    except HFValidationError:  # longer than 96 characters, "..", "--", a dot at the end
+        is_id = False
+    if not is_id:
+        raise UserError(
+            f"there is no file or folder {quoted(hub_id)}, and a model on the hub has a name like "
+            "org/model"
+        )
 
 
 def _cached(hub_id: str, revision: str | None, weights: bool) -> Snapshot | None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 from lumenspark.evaluation.weights import check_whole
 from lumenspark.model_card.card import build_card
 from lumenspark.model_card.run_files import checkpoint_folder
@@ -99,10 +99,10 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is no repository on the hub: {error}") from error
+        raise UserError(f"{quoted(repo_id)} is no repository on the hub: {error}") from error
     if "/" not in repo_id:
         raise UserError(
-            f"{repo_id!r} does not say whose repository it is: write it as user/{repo_id}"
+            f"{quoted(repo_id)} does not say whose repository it is: write it as user/{repo_id}"
         )
 
 

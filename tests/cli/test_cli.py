@@ -72,6 +72,37 @@ def test_an_unknown_verb(refused: Callable[..., str]) -> None:
     assert "did you mean train?" in refused("trian")
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "x" * 200, "/".join(["x" * 200] * 9), "a/b@" + "x" * 5000]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "{}", "hi"],
+        ["evaluate", "{}", "--data", "python-docs"],
+        ["inspect", "{}", "hi"],
+        ["compress", "{}", "out", "--keep", "0.5"],
+        ["train", "--init-from", "{}"],
+        ["train", "--size", "{}"],
+        ["card", "{}"],
+        ["resume", "{}"],
+        ["{}"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_long_name_is_quoted_in_part(
+    arguments: list[str], name: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    printed = refused(*(word.replace("{}", name) for word in arguments))
+    assert max(map(len, printed.replace("@", " ").split())) <= 85
+
+
+@pytest.mark.parametrize("name", ["a/" + "b" * 120, "a--b/c", "a/b..c", "a/b.", "-a", "a/b-"])
+def test_what_is_no_id_of_the_hub(name: str, refused: Callable[..., str]) -> None:
+    assert "has a name like org/model" in refused("generate", "--seed", "1", "--", name, "hi")
+
+
 def test_a_users_error_is_one_sentence_and_debug_shows_the_traceback(tmp_path: Path) -> None:
     plain = lumenspark("generate", "nothing", "The", cwd=tmp_path)
     assert plain.returncode == 2

@@ -80,7 +80,8 @@ def _about_the_system(error: OSError) -> str:
     """A full disk, a file that may not be read or written: which, why, and what to do."""
     import errno
 
-    from lumenspark.errors import first_line, printable
+    from lumenspark.data.documents import LONGEST_NAME
+    from lumenspark.errors import LONGEST_QUOTE, first_line, printable, shortened
 
     if not error.filename or not error.strerror:
         return f"the system refused ({first_line(error)}): look where the output goes"
@@ -90,7 +91,9 @@ def _about_the_system(error: OSError) -> str:
         errno.EROFS: "that disk can only be read, so name another place",
         errno.EACCES: "change its permissions, or name another place",
     }.get(error.errno or 0, "check the path")
-    name = printable(os.fsdecode(error.filename))
+    is_a_path = error.errno != errno.ENAMETOOLONG
+    longest = LONGEST_NAME if is_a_path else LONGEST_QUOTE
+    name = shortened(printable(os.fsdecode(error.filename)), longest)
     return f"{name}: {error.strerror}; {advice}, and run the command again"
 
 
@@ -123,14 +126,14 @@ def _answer(arguments: list[str]) -> int:
 
 
 def _run_verb(verb: str, *arguments: str) -> int:
-    from lumenspark.errors import UserError
+    from lumenspark.errors import UserError, quoted
 
     if verb not in VERBS:
         import difflib
 
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"there is no verb {verb!r}{hint}: lumenspark --help lists them")
+        raise UserError(f"there is no verb {quoted(verb)}{hint}: lumenspark --help lists them")
     if not _has_current_folder():
         raise UserError("the current folder is gone: change to one that exists")
     module = import_module(f"lumenspark.cli.{verb}")

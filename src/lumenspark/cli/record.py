@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from lumenspark.cli.parsing import parse
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 
 if TYPE_CHECKING:
     from lumenspark.records.book import Record, Trial
@@ -91,7 +91,9 @@ def checkout_to_write(options: Arguments) -> Path | None:
             "not committed: commit it first"
         )
     if any(change == record.change for record in read_records(root / "records", options.track)):
-        raise UserError(f"there is a record already whose change is {change!r}: say what is new")
+        raise UserError(
+            f"there is a record already whose change is {quoted(change)}: say what is new"
+        )
     return root
 
 

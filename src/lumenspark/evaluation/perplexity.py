@@ -22,7 +22,7 @@ from lumenspark.data.corpora import Corpus, Piece, clean_articles
 from lumenspark.data.documents import cut
 from lumenspark.data.tokenizer import document_frame
 from lumenspark.data.windows import strided_windows
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 from lumenspark.evaluation.given_back import GivenBack
 from lumenspark.evaluation.probing import (
     LONGEST_DEFAULT_CONTEXT,
@@ -150,7 +150,7 @@ def _check_settings(
 ) -> tuple[int, int]:
     """Context and stride with their defaults filled in."""
     if protocol not in PROTOCOLS:
-        raise UserError(f"there is no protocol {protocol!r}: choose strided, card or lm_eval")
+        raise UserError(f"there is no protocol {quoted(protocol)}: choose strided, card or lm_eval")
     if stride is not None and protocol != "strided":
         fixed = {
             "card": f"the card's protocol has a fixed overlap of {CARD_OVERLAP} tokens",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 from lumenspark.inspect.architectures import anatomy_of, inspect_names
 from lumenspark.inspect.hook_context import tapped
 from lumenspark.inspect.hooks import Function
@@ -135,10 +135,14 @@ def _one_token(answer: str | int, found: Trace) -> int:
             raise UserError(f"{answer} is no token id: they go to {found.logits.shape[-1] - 1}")
         return answer
     if tokenizer is None:
-        raise UserError(f"no tokenizer is known to read {answer!r}: give the answers as token ids")
+        raise UserError(
+            f"no tokenizer is known to read {quoted(answer)}: give the answers as token ids"
+        )
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        raise UserError(f"{answer!r} is {len(ids)} tokens, and an answer must be one: try another")
+        raise UserError(
+            f"{quoted(answer)} is {len(ids)} tokens, and an answer must be one: try another"
+        )
     return int(ids[0])
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 
 Index = tuple[int | slice, ...]
 
@@ -16,14 +16,14 @@ def matching(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     Raises UserError for a pattern that matches none.
     """
     if isinstance(patterns, str):
-        raise UserError(f"names must be a list: write names=[{patterns!r}]")
+        raise UserError(f"names must be a list: write names=[{quoted(patterns)}]")
     known, patterns = list(names), list(patterns)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             near = difflib.get_close_matches(pattern.replace("*", "0"), known, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(
-                f"this model has no tensor called {pattern!r}{hint}: inspect_names lists them"
+                f"this model has no tensor called {quoted(pattern)}{hint}: inspect_names lists them"
             )
     return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
@@ -42,8 +42,8 @@ def split_index(written: str) -> tuple[str, Index]:
         return match[1], tuple(_position(part.strip()) for part in index)
     except ValueError as error:
         raise UserError(
-            f"{written!r} is no tensor's name: write name, name[2] or name[2, 5:9], an index along "
-            "the axes after the batch"
+            f"{quoted(written)} is no tensor's name: write name, name[2] or name[2, 5:9], an index "
+            "along the axes after the batch"
         ) from error
 
 

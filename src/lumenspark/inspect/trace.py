@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 from lumenspark.inspect.architectures import inspect_names
 from lumenspark.inspect.hook_context import tapped
 from lumenspark.inspect.hooks import Function
@@ -49,7 +49,7 @@ class Trace:
                     f"{name} stands for {len(found)} tensors: give the whole name of one"
                 ) from None
             raise UserError(
-                f"{name} was not asked for: trace(model, text, names=[{name!r}])"
+                f"{name} was not asked for: trace(model, text, names=[{quoted(name)}])"
             ) from None
 
     @cached_property

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lumenspark.errors import UserError, reading
+from lumenspark.errors import UserError, quoted, reading
 from lumenspark.files import (
     flush_folder,
     locked,
@@ -120,7 +120,8 @@ class Run:
         if not (path / "complete.json").is_file():
             there = sorted(p.parent.name for p in self.checkpoints.glob("[!.]*/complete.json"))
             raise UserError(
-                f"run {self.id} has no checkpoint {tag!r}: it has {', '.join(there) or 'none yet'}"
+                f"run {self.id} has no checkpoint {quoted(tag)}: it has "
+                f"{', '.join(there) or 'none yet'}"
             )
         return path
 
@@ -205,7 +206,7 @@ def find_run(name: str) -> Run | None:
     fitting = exact or [run for run in runs if name and run.id.startswith(name)]
     if len(fitting) > 1:
         ids = ", ".join(run.id for run in fitting)
-        raise UserError(f"{name!r} could be several runs: {ids}; give more letters")
+        raise UserError(f"{quoted(name)} could be several runs: {ids}; give more letters")
     return fitting[0] if fitting else None
 
 
@@ -214,7 +215,8 @@ def get_run(name: str) -> Run:
     run = find_run(name)
     if run is None:
         raise UserError(
-            f"there is no run {name!r} in {runs_folder().resolve()}: `lumenspark runs` lists them"
+            f"there is no run {quoted(name)} in {runs_folder().resolve()}: `lumenspark runs` lists "
+            "them"
         )
     return run
 

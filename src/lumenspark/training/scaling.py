@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import replace
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, quoted
 from lumenspark.recipe import LumiereOptions, Recipe, with_overrides
 
 BASE = LumiereOptions()  # Lumiére-1M, the size that recipes are written for
@@ -87,7 +87,7 @@ def parse_size(size: str) -> float:
     parameters = float(match[1]) * {"k": 1e3, "m": 1e6}[match[2]] if match else 0.0
     if not SMALLEST <= parameters <= LARGEST:
         raise UserError(
-            f"a size is a number of parameters from 300k to 100m, such as 3m, not {size!r}"
+            f"a size is a number of parameters from 300k to 100m, such as 3m, not {quoted(size)}"
         )
     return parameters
 
