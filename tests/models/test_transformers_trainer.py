@@ -165,6 +165,21 @@ def test_its_settings(
 
 
 @every_family
+def test_smoothed_labels_are_those_of_the_next_token(
+    config: Config, tokenizer: PreTrainedTokenizerFast, rows: Any, tmp_path: Path
+) -> None:
+    model = new_model(config).eval()
+    run = trainer(model, tmp_path, rows, tokenizer, label_smoothing_factor=0.1)
+    batch = run.data_collator(rows[:3])
+    found = run.compute_loss(model, dict(batch))
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), label_smoothing=0.1
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@every_family
 def test_accumulated_gradients_are_those_of_the_whole_batch(
     config: Config, tokenizer: PreTrainedTokenizerFast, rows: Any, tmp_path: Path
 ) -> None:

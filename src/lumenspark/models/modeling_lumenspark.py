@@ -8,6 +8,7 @@ from torch.nn import functional
 from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .attention import dense_attention
 from .cache import LumensparkCache
@@ -380,4 +381,6 @@ class LumensparkForSequenceClassification(SequenceClassificationMixin, Lumenspar
 LumensparkConfig.register_for_auto_class()
 LumensparkBackbone.register_for_auto_class("AutoModel")
 LumensparkForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+# By this name Trainer knows that label smoothing has to compare each token with the next label.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[LumensparkConfig.model_type] = LumensparkForCausalLM.__name__
 LumensparkForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

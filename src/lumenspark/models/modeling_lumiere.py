@@ -8,6 +8,7 @@ from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .attention import dense_attention
 from .classification import SequenceClassificationMixin
@@ -158,4 +159,6 @@ class LumiereForSequenceClassification(SequenceClassificationMixin, LumierePreTr
 LumiereConfig.register_for_auto_class()
 LumiereBackbone.register_for_auto_class("AutoModel")
 LumiereForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+# By this name Trainer knows that label smoothing has to compare each token with the next label.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[LumiereConfig.model_type] = LumiereForCausalLM.__name__
 LumiereForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
