@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lumenspark.errors import UserError
-from lumenspark.records.book import (
+from lumenspark.records.page import records_page
+from lumenspark.records.store import (
     Record,
     Trial,
     brief_metrics,
@@ -16,7 +17,6 @@ from lumenspark.records.book import (
     read_records,
     write_record,
 )
-from lumenspark.records.page import records_page
 from lumenspark.records.tracks import (
     TRACKS,
     Figures,

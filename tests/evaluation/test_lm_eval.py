@@ -76,7 +76,7 @@ def test_the_figures_of_lm_eval(
     assert found.documents == len(DOCUMENTS)
     assert found.context == found.stride == (48 if family == "gpt2" else 64)
     assert "twice in 5 of 5 documents" in describe(found)
-    assert "of which the tokenizer gives back" in describe(found)
+    assert "bytes of the raw text; the token ids decode to" in describe(found)
 
 
 def test_a_stride_of_the_context_gives_its_windows(

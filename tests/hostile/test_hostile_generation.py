@@ -42,7 +42,7 @@ from transformers import (
 
 from lumenspark.cli import run
 from lumenspark.errors import UserError
-from lumenspark.evaluation.probing import check_causal_briefly
+from lumenspark.evaluation.model_checks import check_causal_briefly
 from lumenspark.generation.text import Sampling, continuations, stream
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 from lumenspark.models.continuation import Continuation, continuation

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     options = parse(Arguments, "generate", arguments)
     prompts = _prompts(options.prompt)
     from lumenspark.device import choose_device
-    from lumenspark.evaluation.probing import check_causal_briefly
+    from lumenspark.evaluation.model_checks import check_causal_briefly
     from lumenspark.generation.text import Sampling, check_count, continuations, stream
     from lumenspark.loading import check_generation, load
 

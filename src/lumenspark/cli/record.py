@@ -13,7 +13,7 @@ from lumenspark.cli.parsing import parse
 from lumenspark.errors import UserError, quoted
 
 if TYPE_CHECKING:
-    from lumenspark.records.book import Record, Trial
+    from lumenspark.records.store import Record, Trial
     from lumenspark.records.tracks import Track
 
 
@@ -39,8 +39,8 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     options = parse(Arguments, "record", arguments)
-    from lumenspark.records.book import write_record
     from lumenspark.records.page import write_page
+    from lumenspark.records.store import write_record
     from lumenspark.records.tracks import TRACKS, check_against, check_limits
     from lumenspark.runs.run import tidy_runs
 
@@ -67,7 +67,7 @@ def checkout_to_write(options: Arguments) -> Path | None:
 
     Raises UserError where it could not be: a record names the commit that it was made with.
     """
-    from lumenspark.records.book import checkout, read_records
+    from lumenspark.records.store import checkout, read_records
 
     change = " ".join((options.change or "").split())
     if options.write != bool(change):
@@ -99,7 +99,7 @@ def checkout_to_write(options: Arguments) -> Path | None:
 
 def newest_record(track: "Track", needed: bool) -> "Record | None":
     """The record to rerun. Raises UserError where one is needed and there is none."""
-    from lumenspark.records.book import read_records, records_folder
+    from lumenspark.records.store import read_records, records_folder
 
     records = read_records(records_folder(), track.name)
     if needed and not records:
@@ -115,8 +115,8 @@ def measured(
 ) -> tuple["Record", list["Trial"]]:
     """Run all seeds, and say before it what is rerun and after it where the runs are."""
     from lumenspark.errors import printable
-    from lumenspark.records.book import new_record
     from lumenspark.records.rerun import measure, open_text
+    from lumenspark.records.store import new_record
 
     recipe = track.recipe if newest is None or options.write else newest.recipe
     data = options.data or track.data

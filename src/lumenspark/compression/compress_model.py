@@ -26,8 +26,8 @@ from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.device import choose_device, choose_precision
 from lumenspark.errors import UserError, first_line, quoted
+from lumenspark.evaluation.model_checks import check_causal_briefly, default_context
 from lumenspark.evaluation.perplexity import evaluate
-from lumenspark.evaluation.probing import check_causal_briefly, default_context
 from lumenspark.evaluation.results import Evaluation
 from lumenspark.evaluation.scoring import Progress
 from lumenspark.files import new_folder

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 from lumenspark.data.documents import Corpus, Piece, shown
-from lumenspark.data.found_files import KINDS
+from lumenspark.data.file_discovery import KINDS
+from lumenspark.data.file_reader import COMPRESSED
 from lumenspark.data.hub_datasets import WIKITEXT, open_hub, open_wikitext_2
 from lumenspark.data.local_files import open_files
-from lumenspark.data.opened import COMPRESSED
 from lumenspark.data.python_docs import PythonDocs
 from lumenspark.data.split_names import SPLITS
 from lumenspark.data.wikitext import clean_articles

@@ -21,8 +21,8 @@ from lumenspark.data.documents import (
     listed,
     shown,
 )
-from lumenspark.data.found_files import ROW_KINDS, find_text, kind_of, no_text, stem_of
-from lumenspark.data.opened import (
+from lumenspark.data.file_discovery import ROW_KINDS, find_text_files, kind_of, no_text, stem_of
+from lumenspark.data.file_reader import (
     bytes_from,
     file_size,
     is_compressed,
@@ -215,7 +215,7 @@ def _found(root: Path) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
     with reading_file(root):
         is_folder, is_file = root.is_dir(), root.is_file()
     if is_folder:
-        found = find_text(root)
+        found = find_text_files(root)
         if not found.text:
             raise UserError(no_text(root, found.others))
         return root, found.text, found.others

@@ -21,8 +21,15 @@ from lumenspark.data.documents import (
     shown,
     value_text,
 )
-from lumenspark.data.found_files import kind_of
-from lumenspark.data.opened import LONGEST_ROW, lines, open_bytes, open_file, read_text, too_long
+from lumenspark.data.file_discovery import kind_of
+from lumenspark.data.file_reader import (
+    LONGEST_ROW,
+    lines,
+    open_bytes,
+    open_file,
+    read_text,
+    too_long,
+)
 from lumenspark.errors import UserError, quoted, reading
 
 if TYPE_CHECKING:

@@ -23,14 +23,14 @@ from lumenspark.data.documents import cut
 from lumenspark.data.tokenizer import document_frame
 from lumenspark.data.windows import strided_windows
 from lumenspark.errors import UserError, quoted
-from lumenspark.evaluation.given_back import GivenBack
-from lumenspark.evaluation.probing import (
+from lumenspark.evaluation.model_checks import (
     LONGEST_DEFAULT_CONTEXT,
     check_causal,
     context_limit,
     usable_context,
 )
 from lumenspark.evaluation.results import Evaluation
+from lumenspark.evaluation.roundtrip import RoundTrip
 from lumenspark.evaluation.scoring import (
     CARD_CONTEXT,
     CARD_OVERLAP,
@@ -85,7 +85,7 @@ def evaluate(
     tokens, not with its text, of which only a piece is held at a time (``lm_eval``: a document).
 
     Bits per byte and word perplexity are of what decoding the ids gives back
-    (:mod:`.given_back`), and None where that is not the text; ``lm_eval`` divides by the raw text.
+    (:mod:`.roundtrip`), and None where that is not the text; ``lm_eval`` divides by the raw text.
 
     Raises UserError where the model is not causal, cannot take the context or the tokenizer's ids,
     where the split is too short, and where the loss is not finite.
@@ -215,23 +215,23 @@ def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int)
     """
     prefix = _first_given(tokenizer.bos_token_id, tokenizer.eos_token_id)
     parts = [_ids([] if prefix is None else [prefix])]
-    size = GivenBack(tokenizer)
+    roundtrip = RoundTrip(tokenizer)
     for piece in cut(chunks):
         part = _encode(tokenizer, piece.text)
-        size.add(piece, part)
+        roundtrip.add(piece, part)
         if piece.starts and prefix is None and part:
-            size.skip(piece.text[: _first_token_end(tokenizer, piece.text, part[0])], part[0])
+            roundtrip.skip(piece.text[: _first_token_end(tokenizer, piece.text, part[0])], part[0])
         parts.append(_ids(part))
-    size.check()
+    roundtrip.check()
     ids = np.concatenate(parts)
     return _TokenisedText(
         ids=ids,
         windows=strided_windows(len(ids), context, stride),
-        raw_bytes=size.raw.bytes,
-        bytes=size.bytes,
-        words=size.words,
+        raw_bytes=roundtrip.raw.bytes,
+        bytes=roundtrip.bytes,
+        words=roundtrip.words,
         documents=None,
-        notes=size.notes(),
+        notes=roundtrip.notes(),
     )
 
 
@@ -239,23 +239,23 @@ def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Tok
     """Each document in its frame (:func:`.document_frame`), in windows that never cross one."""
     before, after = document_frame(tokenizer)
     parts, offsets, length = [_ids([])], [0], 0
-    size = GivenBack(tokenizer)
+    roundtrip = RoundTrip(tokenizer)
     for piece in pieces:
         part = _encode(tokenizer, piece.text)
-        size.add(piece, part)
+        roundtrip.add(piece, part)
         parts.append(_ids(before * piece.starts + part + after * piece.ends))
         length += len(parts[-1])
         if piece.ends:
             offsets.append(length)
-    size.check()
+    roundtrip.check()
     return _TokenisedText(
         ids=np.concatenate(parts),
         windows=document_windows(np.array(offsets, np.int64), context, CARD_OVERLAP),
-        raw_bytes=size.raw.bytes,
-        bytes=size.bytes,
-        words=size.words,
+        raw_bytes=roundtrip.raw.bytes,
+        bytes=roundtrip.bytes,
+        words=roundtrip.words,
         documents=len(offsets) - 1,
-        notes=size.notes(),
+        notes=roundtrip.notes(),
     )
 
 
@@ -274,7 +274,7 @@ def _as_lm_eval(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Token
         )
     parts, windows = [_ids([])], [np.empty((0, 3), np.int64)]
     length = words = documents = doubled = 0
-    size = GivenBack(tokenizer)
+    roundtrip = RoundTrip(tokenizer)
     for text in _whole_documents(pieces):
         own = {"add_special_tokens": False} if text.startswith(tokenizer.decode(prefix)) else {}
         part = [prefix, *tokenizer.encode(text, verbose=False, **own)]
@@ -284,25 +284,25 @@ def _as_lm_eval(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Token
         parts.append(_ids(part))
         words += len(re.split(r"\s+", text))
         documents += 1
-        size.add(Piece(text), _encode(tokenizer, text))
-    size.check()
+        roundtrip.add(Piece(text), _encode(tokenizer, text))
+    roundtrip.check()
     return _TokenisedText(
         ids=np.concatenate(parts),
         windows=np.concatenate(windows),
-        raw_bytes=size.raw.bytes,
-        bytes=size.raw.bytes if size.is_whole else None,
-        words=words if size.is_whole else None,
+        raw_bytes=roundtrip.raw.bytes,
+        bytes=roundtrip.raw.bytes if roundtrip.is_lossless else None,
+        words=words if roundtrip.is_lossless else None,
         documents=documents,
-        notes=_notes_about_lm_eval(size, doubled, documents),
+        notes=_notes_about_lm_eval(roundtrip, doubled, documents),
     )
 
 
-def _notes_about_lm_eval(size: GivenBack, doubled: int, documents: int) -> list[str]:
-    notes = size.notes()
-    if size.is_whole and size.bytes != size.raw.bytes:
+def _notes_about_lm_eval(roundtrip: RoundTrip, doubled: int, documents: int) -> list[str]:
+    notes = roundtrip.notes()
+    if roundtrip.is_lossless and roundtrip.bytes != roundtrip.raw.bytes:
         notes.append(
-            f"lm_eval divides by the raw text, {size.raw.bytes:,} bytes, of which the tokenizer "
-            f"gives back {size.bytes:,}"
+            f"lm_eval divides by the {roundtrip.raw.bytes:,} bytes of the raw text; the token ids "
+            f"decode to {roundtrip.bytes:,} of them"
         )
     if doubled:
         notes.append(

@@ -149,10 +149,9 @@ def _size_in_words(evaluation: Evaluation) -> str:
 
 def _settings(entry: dict[str, Any]) -> tuple[Any, ...]:
     names = ("data", "split", "protocol", "context", "stride")
-    # Entries that earlier versions wrote do not say which part and field they are of.
-    part = (entry.get("config"), entry.get("text_field", "text"))
-    part += (entry.get("revision"), entry.get("layout"))
-    return (*(entry[name] for name in names), *part)
+    # Entries of earlier versions lack these.
+    corpus_settings = [entry.get(name) for name in ("config", "revision", "layout")]
+    return (*(entry[name] for name in names), entry.get("text_field", "text"), *corpus_settings)
 
 
 def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:

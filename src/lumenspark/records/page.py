@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from lumenspark.files import changing, write_file
 from lumenspark.model_card.markdown import code, text
-from lumenspark.records.book import Record, read_records
+from lumenspark.records.store import Record, read_records
 from lumenspark.records.tracks import TRACKS, Track
 
 INTRODUCTION = """# Records

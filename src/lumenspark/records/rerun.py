@@ -13,7 +13,7 @@ from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.results import read_evaluations
 from lumenspark.recipe import load_recipe, with_overrides
-from lumenspark.records.book import Trial
+from lumenspark.records.store import Trial
 from lumenspark.resolve import open_recipe_corpus
 from lumenspark.runs.checkpoint import MARKER
 from lumenspark.runs.metrics import read_metrics

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumenspark.data.documents import listed, shown
-from lumenspark.data.opened import COMPRESSED
+from lumenspark.data.file_reader import COMPRESSED
 from lumenspark.errors import UserError
 
 PLAIN_KINDS = (".txt", ".md")
@@ -30,7 +30,7 @@ _NOT_ROWS = re.compile(
 
 
 @dataclass(frozen=True)
-class Found:
+class FileListing:
     """The files of a folder, in the order of their paths, which are relative to it."""
 
     text: tuple[Path, ...]
@@ -57,7 +57,7 @@ def _without_compression(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
-def find_text(folder: Path) -> Found:
+def find_text_files(folder: Path) -> FileListing:
     """All that lies in ``folder`` and below it, but for hidden files.
 
     Text are files of ``KINDS``, but for what describes the text (README, LICENSE, …) where there is
@@ -70,7 +70,7 @@ def find_text(folder: Path) -> Found:
     known = [path for path in known if _without_compression(path) not in there - {path}]
     texts = [path for path in known if not _is_about(path)] or known
     others = (set(files) - set(texts)) | set(odd)
-    return Found(tuple(sorted(texts)), tuple(sorted(others)))
+    return FileListing(tuple(sorted(texts)), tuple(sorted(others)))
 
 
 def _is_about(path: Path) -> bool:

@@ -16,7 +16,7 @@ from lumenspark.compression.compress_model import Text, compress_model
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.errors import UserError
-from lumenspark.evaluation.probing import check_causal, default_context, usable_context
+from lumenspark.evaluation.model_checks import check_causal, default_context, usable_context
 
 SIZES = {
     "vocab_size": 40,

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.documents import cut
 from lumenspark.errors import UserError
-from lumenspark.evaluation.given_back import GivenBack
 from lumenspark.evaluation.perplexity import AS_PLAIN_TEXT, evaluate
 from lumenspark.evaluation.results import describe
+from lumenspark.evaluation.roundtrip import RoundTrip
 
 PLAIN = (
     """The kettle's lid isn't shut .  It boils, and -- at 100 degrees -- it whistles!
@@ -109,8 +109,8 @@ def words(unknown: str | None = "[UNK]", vocabulary: str = PLAIN) -> FastTokeniz
     return FastTokenizer(tokenizer_object=inner, **({"unk_token": unknown} if unknown else {}))
 
 
-def given_back(tokenizer: Any, text: str, piece: int = 1000) -> GivenBack:
-    found = GivenBack(tokenizer)
+def round_trip(tokenizer: Any, text: str, piece: int = 1000) -> RoundTrip:
+    found = RoundTrip(tokenizer)
     for part in cut([text], piece):
         found.add(part, list(tokenizer(part.text, **AS_PLAIN_TEXT)["input_ids"]))
     return found
@@ -141,11 +141,11 @@ WHOLE: dict[str, tuple[Callable[[], Any], str, int, int]] = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_what_is_given_back_counts(kind: str) -> None:
+def test_decoded_bytes_count(kind: str) -> None:
     """Spaces that a decoder adds do not, and those that a tokenizer drops are few."""
     make, text, expected, fewer = WHOLE[kind]
-    found = given_back(make(), text)
-    assert found.is_whole
+    found = round_trip(make(), text)
+    assert found.is_lossless
     assert expected - fewer <= found.bytes <= expected
     assert found.raw.words * 0.85 <= found.words <= found.raw.words == len(text.split())
     found.check()
@@ -153,9 +153,9 @@ def test_what_is_given_back_counts(kind: str) -> None:
 
 def test_letters_made_small_are_said() -> None:
     for tokenizer in (word_pieces(True), byte_level(normalizers.Lowercase())):
-        assert "all letters small" in " ".join(given_back(tokenizer, PLAIN).notes())
-    assert given_back(word_pieces(False), PLAIN).notes() == []
-    assert given_back(byte_level(), PLAIN).notes() == []
+        assert "all letters small" in " ".join(round_trip(tokenizer, PLAIN).notes())
+    assert round_trip(word_pieces(False), PLAIN).notes() == []
+    assert round_trip(byte_level(), PLAIN).notes() == []
 
 
 LOSING: dict[str, tuple[Callable[[], Any], str, str]] = {
@@ -189,7 +189,7 @@ LOSING: dict[str, tuple[Callable[[], Any], str, str]] = {
 @pytest.mark.parametrize("kind", LOSING)
 def test_where_text_is_lost_there_are_no_bytes(kind: str) -> None:
     make, text, reason = LOSING[kind]
-    found = given_back(make(), text)
+    found = round_trip(make(), text)
     assert (found.bytes, found.words) == (None, None)
     assert reason in " ".join(found.notes())
 

@@ -37,7 +37,7 @@ class TextSize:
         self._ended_in_word = not text[-1].isspace()
 
 
-class GivenBack:
+class RoundTrip:
     """What decoding gives back of a text that comes in pieces. Memory does not grow with it.
 
     Attributes:
@@ -88,19 +88,19 @@ class GivenBack:
         self._decoded.words -= len(text.split())
 
     @property
-    def is_whole(self) -> bool:
+    def is_lossless(self) -> bool:
         """Whether decoding gives back all of the text, but for how it is written."""
         return self._difference is None
 
     @property
     def bytes(self) -> int | None:
         """UTF-8 bytes of what decoding gives back; None where text is lost."""
-        return self._decoded.bytes - self._added_space if self.is_whole else None
+        return self._decoded.bytes - self._added_space if self.is_lossless else None
 
     @property
     def words(self) -> int | None:
         """Words that are in the text and in what decoding gives back; None where text is lost."""
-        return min(self.raw.words, self._decoded.words) if self.is_whole else None
+        return min(self.raw.words, self._decoded.words) if self.is_lossless else None
 
     def check(self) -> None:
         """Raise UserError where so much is lost that the ids are not about the text."""
@@ -113,7 +113,7 @@ class GivenBack:
 
     def notes(self) -> list[str]:
         """What a reader of figures per byte and per word has to know, in sentences."""
-        if not self.is_whole:
+        if not self.is_lossless:
             return [f"no bits per byte and no word perplexity, since {self._loss()}"]
         if self._had_capitals and not self._gave_capitals:
             return ["the tokenizer makes all letters small, so the text is a simpler one"]
