@@ -1,12 +1,12 @@
-"""What a smaller model costs: perplexity against the share of parameters kept, plain and whitened.
+"""Perplexity against model size after compression, by plain and by whitened SVD.
 
     python benchmarks/compress.py RUN [RUN ...] --data my-folder
 
-Each model's linear layers are cut down to shares of their weights by truncated SVD, once plain and
-once whitened by the activations of the train split, and scored on the beginning of the test split
-by the strided protocol. Embeddings and output layer stay, so the share of the whole model is
-larger: both are printed. The ranks, too, are chosen by the text where there is one, and else by
-spectral energy alone. Nothing is trained afterwards.
+Each model's linear layers are compressed to fractions of their weights by truncated SVD, plain and
+whitened by activations on the train split, and scored on the beginning of the test split by the
+strided protocol. Embeddings and output layer stay unchanged, so the fraction of the whole model is
+larger: both are printed. Ranks are allocated by activations in the whitened case, and by spectral
+energy in the plain one. No fine-tuning.
 """
 
 import copy
@@ -21,30 +21,30 @@ from rich.console import Console
 from rich.table import Table
 
 from lumenspark.compression.activations import Activations
-from lumenspark.compression.compress_model import observe_text, train_windows
+from lumenspark.compression.compress_model import calibrate, train_windows
 from lumenspark.compression.svd import compress
 from lumenspark.data.corpora import Corpus, open_corpus
 from lumenspark.device import choose_device
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.results import Evaluation
-from lumenspark.loading import load
+from lumenspark.loading import load, locate
 from lumenspark.reporter import Reporter
 
 
 @dataclass
 class Options:
-    """Perplexity against parameters kept."""
+    """Perplexity against model size."""
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Folders, runs, or ids on the hub."""
+    """Folders, runs, or hub ids."""
     data: str
     """The text, as for lumenspark evaluate."""
     shares: tuple[float, ...] = (0.9, 0.75, 0.5, 0.35, 0.25)
-    """Of the weights of the linear layers."""
+    """Fractions of the weights of the linear layers."""
     characters: int = 200_000
-    """How much of the test split is scored, from its beginning; 0: all."""
-    whiten_tokens: int = 32_768
-    """How much of the train split whitens."""
+    """Characters of the test split to score, from its beginning; 0: all."""
+    calibration_tokens: int = 32_768
+    """Tokens of the train split for calibration."""
     device: str = "auto"
 
 
@@ -62,7 +62,7 @@ def score_compressed(
     share: float,
     activations: Mapping[str, Activations] | None,
 ) -> tuple[float, Evaluation]:
-    """The share of all parameters that is left, and the figures."""
+    """Parameters relative to the original model, and the evaluation."""
     smaller = copy.deepcopy(model)
     done = compress(smaller, params=share, activations=activations)
     return done.parameters / done.parameters_before, evaluate(smaller, tokenizer, corpus)
@@ -70,11 +70,12 @@ def score_compressed(
 
 def table_of(name: str, options: Options, corpus: Corpus, scored: Corpus) -> Table:
     model, tokenizer = load(name, device=choose_device(options.device))
-    windows = train_windows(corpus, name, "best", model, Reporter())
-    activations = observe_text(model, windows, options.whiten_tokens)
+    folder, _ = locate(name)
+    windows = train_windows(corpus, folder, model, Reporter())
+    activations = calibrate(model, windows, options.calibration_tokens)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     table = Table(title=f"{name}: {parameters:,} parameters", box=None, header_style="bold")
-    for column in ("weights kept", "of all", "plain", "bits/byte", "whitened", "bits/byte"):
+    for column in ("layer weights", "parameters", "plain", "bits/byte", "whitened", "bits/byte"):
         table.add_column(column, justify="right", no_wrap=True)
     whole = evaluate(model, tokenizer, scored)
     table.add_row("100%", "100%", *figures(whole), *figures(whole))

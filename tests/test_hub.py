@@ -167,11 +167,11 @@ def test_every_verb_takes_a_revision_and_what_keeps_figures_records_it(
     old, data = hub.names["v1"], ["--data", str(text_folder)]
     assert run(["generate", HUB_ID, "The", "--revision", "v1", "--max-new-tokens", "3"]) == 0
     assert run(["inspect", HUB_ID, "The lamp", "--revision", "v1", "--compare", HUB_ID]) == 0
-    assert run(["compress", HUB_ID, "small", "--rank", "4", "--model-revision", "v1"]) == 0
+    assert run(["compress", HUB_ID, "small", "--rank", "4", "--revision", "v1"]) == 0
     config = json.loads(Path("small/config.json").read_text())
     assert config["compressed_from"] == {"model": HUB_ID, "revision": old}
     capsys.readouterr()
-    for given in (["evaluate", HUB_ID, "--model-revision", "v1"], ["evaluate", f"{HUB_ID}@v1"]):
+    for given in (["evaluate", HUB_ID, "--revision", "v1"], ["evaluate", f"{HUB_ID}@v1"]):
         assert run([*given, *data, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["model_revision"] == old
     stored = list(own_runs.glob("evaluations/*/evaluation.json"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Tokenizer
 
-from lumenspark.cli import VERBS
+from lumenspark.cli import COMMANDS
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 from lumenspark.recipe import recipe_names
 
@@ -79,5 +79,5 @@ def test_the_documents_example_runs_as_printed(tmp_path: Path) -> None:
 
 def test_the_commands_name_verbs_and_presets_that_exist() -> None:
     commands = re.findall(r"^lumenspark (\S+) ?(\S*)", "\n".join(blocks("bash")), flags=re.M)
-    assert {verb for verb, _ in commands} == set(VERBS) - {"prepare"}
+    assert {verb for verb, _ in commands} == set(COMMANDS) - {"prepare"}
     assert {name for verb, name in commands if verb == "train"} <= set(recipe_names())

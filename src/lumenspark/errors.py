@@ -1,11 +1,11 @@
-"""The one exception that a user can cause, and how what others raise becomes that."""
+"""UserError, conversion of foreign exceptions to it, and quoting of outside text in messages."""
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LONGEST_QUOTE = 80  # characters of a value from outside
+LONGEST_QUOTE = 80  # characters of an outside value
 LONGEST_REASON = 300  # characters of another library's message
 
 _REPR = reprlib.Repr()
@@ -14,10 +14,10 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = LONGEST_QUOTE
 
 
 class UserError(Exception):
-    """What a user did cannot work. The message is one sentence: what was wrong and what to do.
+    """An error that the user can fix. The message is one sentence: the problem and the fix.
 
-    The command line prints it without a traceback and exits with code 2. Names from outside may
-    hold line breaks and control characters, so these are escaped.
+    The command line prints it without a traceback and exits with code 2. Line breaks and control
+    characters, as in file names, are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -26,42 +26,49 @@ class UserError(Exception):
 
 @contextmanager
 def reading(what: str | Path, fix: str) -> Iterator[None]:
-    """Inside, something from outside is parsed; whatever that raises becomes a UserError.
+    """Convert every exception of the block to a UserError: for parsing of outside files.
 
-    Parsers of foreign files raise what they like (RecursionError, KeyError, a Rust panic), so a
-    list of exception types always has holes. Keep the block to the parsing alone: a mistake of
-    this package inside it would be reported as the file's. ``what`` names the file, ``fix`` says
-    what to do. A UserError passes unchanged, because it knows more.
+    Parsers raise any type (RecursionError, KeyError, a Rust panic), so no list of types is
+    complete. Keep the block to the parsing alone: a bug inside it would be reported as a fault of
+    the file. ``what`` names the file, ``fix`` says what to do. A UserError passes unchanged.
     """
     try:
         yield
     except UserError:
         raise
     except BaseException as error:
-        # A panic of a library in Rust is no Exception, and has no class that can be imported.
+        # PanicException of Rust extensions derives from BaseException and cannot be imported.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(f"{what} cannot be read ({first_line(error)}): {fix}") from error
 
 
 def quoted(value: object) -> str:
-    """``repr(value)`` in at most 80 characters, without building a longer one first."""
+    """``repr(value)`` in at most 80 characters, truncated while it is built."""
     try:
         return shortened(_REPR.repr(value), LONGEST_QUOTE)
-    except ValueError:  # an integer of more digits than Python prints
+    except ValueError:  # an integer above Python's digit limit
         return f"<{type(value).__name__}>"
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean X?)`` with the closest of ``known``, to append to a message; else empty."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, shortened; the kind of error where it has none."""
+    """The first line of an error's message, shortened; the exception type for an empty message."""
     text = str(error).strip() or type(error).__name__
     return printable(shortened(text.splitlines()[0], LONGEST_REASON))
 
 
 def printable(value: object) -> str:
-    """``str(value)`` on one line, with what a terminal would act on (and lone surrogates) escaped.
+    """``str(value)`` on one line, with control characters and lone surrogates escaped.
 
-    For names from outside: folders, recipes, models, tokens.
+    For outside names: folders, recipes, models, tokens.
     """
     text = str(value)
     if text.isprintable():
@@ -70,7 +77,7 @@ def printable(value: object) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """``text``, its middle left out where it is longer than ``length`` characters."""
+    """``text`` in at most ``length`` characters, truncated in the middle."""
     if len(text) <= length:
         return text
     head = (length - 1) // 2

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from lumenspark.data.hub_datasets import reach
+from lumenspark.data.hub_datasets import repo_info
 from lumenspark.errors import UserError, quoted, reading
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+|[A-Za-z0-9][\w.-]*")
@@ -61,7 +61,7 @@ def fetch(
     if cached is not None and revision is not None and _COMMIT.fullmatch(revision):
         return cached
     try:
-        info = reach("model", hub_id, revision)
+        info = repo_info("model", hub_id, revision)
     except UserError:
         if cached is None:
             raise

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from command_line import lumenspark, overrides
 
-from lumenspark.cli import VERBS, run
+from lumenspark.cli import COMMANDS, run
 from lumenspark.recipe import recipe_names
 
 Capture = pytest.CaptureFixture[str]
@@ -35,20 +35,20 @@ def refused(capsys: Capture) -> Callable[..., str]:
     return run_and_read
 
 
-def test_help_fits_a_screen_and_names_every_verb(call: Callable[..., str]) -> None:
+def test_help_fits_a_screen_and_names_every_command(call: Callable[..., str]) -> None:
     printed = call("--help")
     lines = printed.splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
-    assert all(any(line.split()[:1] == [verb] for line in lines) for verb in VERBS)
+    assert all(any(line.split()[:1] == [command] for line in lines) for command in COMMANDS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(verb: str, capsys: Capture) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
-        run([verb, "--help"])
+        run([command, "--help"])
     assert caught.value.code == 0
-    assert f"usage: lumenspark {verb}" in capsys.readouterr().out
+    assert f"usage: lumenspark {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["runs", "--help"]])
@@ -68,7 +68,7 @@ def test_a_reader_that_has_gone_is_no_error(arguments: list[str], buffered: str)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_unknown_verb(refused: Callable[..., str]) -> None:
+def test_an_unknown_command(refused: Callable[..., str]) -> None:
     assert "did you mean train?" in refused("trian")
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_verb(refused: Callable[..., str]) -> None:
         ["generate", "{}", "hi"],
         ["evaluate", "{}", "--data", "python-docs"],
         ["inspect", "{}", "hi"],
-        ["compress", "{}", "out", "--keep", "0.5"],
+        ["compress", "{}", "out", "--energy", "0.5"],
         ["train", "--init-from", "{}"],
         ["train", "--size", "{}"],
         ["card", "{}"],
@@ -260,7 +260,7 @@ def test_one_damaged_run_does_not_hide_the_others(copied: Path, call: Callable[.
         (twin / file).write_text("{no")
     printed = call("runs")
     assert copied.name in printed
-    assert "passing over a run" in printed
+    assert "skipped an unreadable file" in printed
     assert call("generate", copied.name, "The", "--max-new-tokens", "2").startswith("The")
 
 
@@ -344,8 +344,8 @@ def test_the_card_says_what_the_files_say(
 
 
 def test_a_run_that_is_not_there(refused: Callable[..., str]) -> None:
-    for verb in ("resume", "card"):
-        assert "there is no run 'zzzz'" in refused(verb, "zzzz")
+    for command in ("resume", "card"):
+        assert "there is no run 'zzzz'" in refused(command, "zzzz")
 
 
 def test_from_python(trained: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 import lumenspark as package
 from lumenspark.cli import run
-from lumenspark.compression.compress_model import heal
+from lumenspark.compression.finetune import finetune
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
 from lumenspark.data.windows import TrainingWindows
@@ -63,7 +63,7 @@ def test_a_run_is_compressed_by_its_own_text(
     copied: Path, tmp_path: Path, call: Callable[..., str]
 ) -> None:
     out = tmp_path / "made" / "small"
-    printed = call("compress", copied, out, "--params", "0.5", "--whiten-tokens", "2000")
+    printed = call("compress", copied, out, "--params", "0.5", "--calibration-tokens", "2000")
     model, _ = package.load(str(copied))
     small, _ = package.load(str(out))
     counts = [sum(weight.numel() for weight in each.parameters()) for each in (model, small)]
@@ -79,9 +79,9 @@ def test_a_run_is_compressed_by_its_own_text(
         assert model.get_submodule(name).weight.numel() == int(before.replace(",", ""))
         assert rank == "dense" or layer.rank == int(rank)
     # The losses are those that evaluate prints.
-    losses = dict(re.findall(r"^(before|compressed) +([\d.]+)", printed, re.M))
+    losses = dict(re.findall(r"^(original|compressed) +([\d.]+)", printed, re.M))
     data = Run(copied).recipe().data
-    for name, stage in ((copied, "before"), (out, "compressed")):
+    for name, stage in ((copied, "original"), (out, "compressed")):
         figures = json.loads(call("evaluate", name, "--data", data, "--json"))
         assert float(losses[stage]) == pytest.approx(figures["loss"], abs=1e-4)
     assert call("generate", out, "The list", "--max-new-tokens", "5").startswith("The list")
@@ -108,19 +108,21 @@ def test_a_foreign_model_without_a_text(
     assert model.transformer.h[0].attn.c_attn.rank == 3
 
 
-def test_healing(gpt2: Path, tmp_path: Path, text_folder: Path, call: Callable[..., str]) -> None:
+def test_finetuning(
+    gpt2: Path, tmp_path: Path, text_folder: Path, call: Callable[..., str]
+) -> None:
     out = tmp_path / "small"
-    arguments = ("--keep", "0.5", "--whiten-tokens", "2000", "--heal", "1s")
+    arguments = ("--energy", "0.5", "--calibration-tokens", "2000", "--finetune", "1s")
     printed = call("compress", gpt2, out, *arguments, "--data", text_folder)
-    stages = re.findall(r"^(compressed|healed)(?: \([\d,]+ steps\))? +([\d.]+)", printed, re.M)
+    stages = re.findall(r"^(compressed|finetuned)(?: \([\d,]+ steps\))? +([\d.]+)", printed, re.M)
     loss = {stage: float(value) for stage, value in stages}
-    assert loss["healed"] < loss["compressed"]
+    assert loss["finetuned"] < loss["compressed"]
     figures = json.loads(call("evaluate", out, "--data", text_folder, "--json"))
-    assert loss["healed"] == pytest.approx(figures["loss"], abs=1e-4)
+    assert loss["finetuned"] == pytest.approx(figures["loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_healing_lowers_the_loss_and_leaves_the_type(dtype: torch.dtype) -> None:
+def test_finetuning_lowers_the_loss_and_leaves_the_type(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2)
     model = GPT2LMHeadModel(config).to(dtype).eval()
@@ -128,14 +130,14 @@ def test_healing_lowers_the_loss_and_leaves_the_type(dtype: torch.dtype) -> None
     loss_of = make_loss(model, "cpu", bf16=False)
     batch = torch.from_numpy(windows.batch(0, 8))
     before = loss_of(batch).item()
-    steps = heal(model, windows, 0.5, 1e-3, Reporter(Console(quiet=True)))
+    steps = finetune(model, windows, 0.5, 1e-3, Reporter(Console(quiet=True)))
     assert steps >= 1
     assert loss_of(batch).item() < before
     assert {weight.dtype for weight in model.parameters()} == {dtype}
     assert not model.training
 
 
-def test_healing_leaves_tables_that_are_no_weights_as_they_are() -> None:
+def test_finetuning_leaves_tables_that_are_no_weights_as_they_are() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -150,38 +152,50 @@ def test_healing_leaves_tables_that_are_no_weights_as_they_are() -> None:
     frequencies = model.model.rotary_emb.inv_freq.float()
     model.model.rotary_emb.inv_freq = frequencies  # float32, as from_pretrained leaves it
     windows = TrainingWindows(np.arange(2000) % 50, context=16, seed=0)
-    heal(model, windows, 0.1, 1e-3, Reporter(Console(quiet=True)))
+    finetune(model, windows, 0.1, 1e-3, Reporter(Console(quiet=True)))
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
     assert torch.equal(model.model.rotary_emb.inv_freq, frequencies)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 
-def test_healing_that_leads_nowhere() -> None:
+def test_finetuning_that_leads_nowhere() -> None:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=1, n_head=2)
     model = GPT2LMHeadModel(config)
     model.transformer.wte.weight.data[3] = torch.nan
     windows = TrainingWindows(np.arange(2000) % 50, context=16, seed=0)
-    with pytest.raises(UserError, match="healing was not finite at step 0: try a lower rate"):
-        heal(model, windows, 0.5, 1e-3, Reporter(Console(quiet=True)))
+    with pytest.raises(UserError, match="fine-tuning diverged at step 0"):
+        finetune(model, windows, 0.5, 1e-3, Reporter(Console(quiet=True)))
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "one of rank, keep and params, and only one"),
-        (["--rank", "4", "--params", "0.5"], "and only one"),
+        ([], "exactly one of rank, energy and params"),
+        (["--rank", "4", "--params", "0.5"], "exactly one"),
         (["--rank", "0"], "rank is 0: it must be 1 or more"),
-        (["--keep", "1.2"], "keep is 1.2"),
+        (["--energy", "1.2"], "energy is 1.2"),
         (["--params", "1.0"], "params is 1.0"),
-        (["--rank", "400"], "rank 400 saves nothing in any layer"),
-        (["--params", "0.001"], "rank 1 in every layer already keeps"),
-        (["--rank", "4", "--heal", "1m"], "is not a run, so say on which text: --data"),
-        (["--rank", "4", "--layout", "plain"], "is not a run, so say on which text: --data"),
-        (["--rank", "4", "--data", "{text}", "--heal", "soon"], "heal: a budget is a time such as"),
-        (["--rank", "4", "--data", "{text}", "--heal-rate", "0"], "heal_rate is 0.0"),
-        (["--rank", "4", "--data", "{text}", "--whiten-tokens", "-1"], "whiten_tokens is -1"),
-        (["--rank", "4", "--data", "{text}", "--whiten-tokens", "9"], "32 tokens are too few"),
+        (["--rank", "400"], "rank 400 saves no weights in any layer"),
+        (["--params", "0.001"], "rank 1 in every layer already takes"),
+        (["--rank", "4", "--finetune", "1m"], "is not a run, so it names no text: give --data"),
+        (
+            ["--rank", "4", "--corpus.layout", "plain"],
+            "is not a run, so it names no text: give --data",
+        ),
+        (
+            ["--rank", "4", "--data", "{text}", "--finetune", "soon"],
+            "finetune: a budget is a time such as",
+        ),
+        (["--rank", "4", "--data", "{text}", "--finetune-lr", "0"], "finetune_lr is 0.0"),
+        (
+            ["--rank", "4", "--data", "{text}", "--calibration-tokens", "-1"],
+            "calibration_tokens is -1",
+        ),
+        (
+            ["--rank", "4", "--data", "{text}", "--calibration-tokens", "9"],
+            "32 calibration tokens are too few",
+        ),
         (["--rank", "4", "--data", "{text}", "--split", "tset"], "there is no split 'tset'"),
         (["--rank", "4", "--data", "nowhere.txt"], "there is no file or folder nowhere.txt"),
     ],
@@ -239,7 +253,7 @@ def test_models_that_cannot_be_compressed(
 ) -> None:
     call("compress", gpt2, tmp_path / "least", "--rank", "1")
     printed = refused("compress", tmp_path / "least", tmp_path / "less", "--rank", "1")
-    assert "a GPT2LMHeadModel has no linear layers that could be low-rank" in printed
+    assert "a GPT2LMHeadModel has no compressible layers" in printed
     printed = refused("compress", "nothing", tmp_path / "less", "--rank", "1")
     assert "'nothing' is no folder and no run" in printed
 

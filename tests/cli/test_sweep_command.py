@@ -143,7 +143,7 @@ def test_the_table_and_the_command_that_trains_the_best(
         assert int(tokens.replace(",", "")) == 30 * 32 * int(batch)
 
     best = by_number[int(rows[0][0])]
-    program, *words = shlex.split(lines[-1].removeprefix("The best: "))
+    program, *words = shlex.split(lines[-1].removeprefix("Best: "))
     assert (program, words[:2]) == ("lumenspark", ["train", "lumiere-tiny"])
     call(*words)
     (trained,) = (path for path in own_runs.iterdir() if (path / "recipe.yaml").is_file())

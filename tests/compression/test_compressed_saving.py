@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from lumenspark.compression.svd import compress, observe
+from lumenspark.compression.svd import collect_activations, compress
 from lumenspark.models import LumiereConfig, LumiereForCausalLM, modeling_compressed
 
 
@@ -41,7 +41,7 @@ def test_what_is_saved_loads_and_saves_again(
 ) -> None:
     model = made(family)
     architecture, model_type = type(model).__name__, model.config.model_type
-    rows = compress(model, params=0.5, activations=observe(model, windows)).layers
+    rows = compress(model, params=0.5, activations=collect_activations(model, windows)).layers
     logits = model(ids).logits
     text = model.generate(ids, max_new_tokens=8, do_sample=False)
     weights = dict(model.named_parameters())
@@ -140,7 +140,7 @@ def test_a_stranger_loads_the_folders_without_this_package(
     models = {}
     for number, family in enumerate(("llama", "gpt2", "lumiere", "lumenspark")):
         model = made(family)
-        compress(model, params=0.5, activations=observe(model, windows))
+        compress(model, params=0.5, activations=collect_activations(model, windows))
         models[str(tmp_path / f"model{number}")] = model
         model.save_pretrained(tmp_path / f"model{number}")
         tokenizer.save_pretrained(tmp_path / f"model{number}")

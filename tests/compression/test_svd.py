@@ -11,8 +11,8 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from lumenspark.compression.activations import Activations
-from lumenspark.compression.rank_allocation import Options, ranks_by_size
-from lumenspark.compression.svd import compress, linear_layers, observe
+from lumenspark.compression.rank_allocation import RankOptions, ranks_by_size
+from lumenspark.compression.svd import collect_activations, compress, linear_layers
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 from lumenspark.models.lowrank_linear import LowRankLinear
 
@@ -65,7 +65,7 @@ def test_whitening_makes_the_error_of_the_outputs_smaller(family: str, windows: 
     model, plain = made(family), made(family)
     inputs = inputs_of(model, windows)
     before = {name: weight_of(layer) for name, layer in linear_layers(model).items()}
-    rows = compress(model, rank=5, activations=observe(model, windows)).layers
+    rows = compress(model, rank=5, activations=collect_activations(model, windows)).layers
     compress(plain, rank=5)
 
     def error(model: Any, name: str) -> float:
@@ -85,7 +85,7 @@ def test_a_layer_keeps_the_energy_that_was_asked_for_and_no_rank_more(family: st
         name: np.linalg.svd(weight_of(layer).numpy(), compute_uv=False) ** 2
         for name, layer in linear_layers(model).items()
     }
-    rows = compress(model, keep=0.6).layers
+    rows = compress(model, energy=0.6).layers
     assert any(row.weights < row.weights_before for row in rows)
     for row in rows:
         kept = spectra[row.name].cumsum() / spectra[row.name].sum()
@@ -106,7 +106,7 @@ def test_all_energy_of_layers_that_were_low_rank_all_along(family: str, ids: Ten
             left, singular, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
             layer.weight.data.copy_((left[:, :4] * singular[:4]) @ right[:4])
     expected = model(ids).logits
-    assert {row.rank for row in compress(model, keep=1.0).layers} == {4}
+    assert {row.rank for row in compress(model, energy=1.0).layers} == {4}
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -126,13 +126,13 @@ def test_low_rank_layers_are_compressed_further(ids: Tensor) -> None:
 def test_a_text_that_spans_little_of_the_inputs_is_enough_to_be_finite(ids: Tensor) -> None:
     model = made("llama")
     same_token = torch.full((2, 9), 7)
-    compress(model, params=0.5, activations=observe(model, same_token))
+    compress(model, params=0.5, activations=collect_activations(model, same_token))
     assert model(ids).logits.isfinite().all()
 
 
 def test_bfloat16_stays(windows: Tensor, ids: Tensor) -> None:
     model = made("llama").to(torch.bfloat16)
-    compress(model, params=0.7, activations=observe(model, windows))
+    compress(model, params=0.7, activations=collect_activations(model, windows))
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert model(ids).logits.isfinite().all()
 
@@ -144,7 +144,7 @@ def test_a_text_shows_what_a_layer_reads_and_how_much_the_loss_minds_its_output(
     windows: Tensor,
 ) -> None:
     model = made("llama").train()
-    seen = observe(model, windows)
+    seen = collect_activations(model, windows)
     assert model.training
     assert all(weight.grad is None for weight in model.parameters())
     model.eval()
@@ -164,8 +164,8 @@ def test_a_text_shows_what_a_layer_reads_and_how_much_the_loss_minds_its_output(
 
 def test_a_frozen_model_can_be_observed(windows: Tensor) -> None:
     model = made("gpt2").requires_grad_(False)
-    free = observe(made("gpt2"), windows)
-    for name, seen in observe(model, windows).items():
+    free = collect_activations(made("gpt2"), windows)
+    for name, seen in collect_activations(model, windows).items():
         assert seen.sensitivity == pytest.approx(free[name].sensitivity, rel=1e-4)
 
 
@@ -218,12 +218,12 @@ def test_the_share_of_the_weights_is_hit_and_counted_right(
 ) -> None:
     model = made(family)
     parameters = sum(weight.numel() for weight in model.parameters())
-    activations = observe(model, windows) if whitened else None
+    activations = collect_activations(model, windows) if whitened else None
     done = compress(model, params=share, activations=activations)
     kept = sum(weight_count(model.get_submodule(row.name)) for row in done.layers)
     whole = sum(row.weights_before for row in done.layers)
     assert kept == sum(row.weights for row in done.layers)
-    assert kept / whole == done.share
+    assert kept / whole == done.weight_ratio
     one_rank = min(row.in_features + row.out_features for row in done.layers)
     assert 0 <= share * whole - kept < max(0.01 * share * whole, one_rank)
     assert done.parameters_before == parameters
@@ -235,7 +235,7 @@ def weight_count(layer: Any) -> int:
     return sum(weight.numel() for name, weight in layer.named_parameters() if "bias" not in name)
 
 
-def random_options(seed: int) -> list[Options]:
+def random_options(seed: int) -> list[RankOptions]:
     random = np.random.default_rng(seed)
     layers = []
     for size_in, size_out in ((12, 12), (12, 20), (20, 12), (12, 12)):
@@ -243,7 +243,9 @@ def random_options(seed: int) -> list[Options]:
         lost = 1 - energy.cumsum() / energy.sum()
         highest = (size_in * size_out - 1) // (size_in + size_out)
         importance = float(random.random())
-        layers.append(Options(size_in + size_out, size_in * size_out, lost[:highest], importance))
+        layers.append(
+            RankOptions(size_in + size_out, size_in * size_out, lost[:highest], importance)
+        )
     return layers
 
 
@@ -272,7 +274,7 @@ def test_ranks_by_size_fit_and_lose_hardly_more_than_the_best_that_fit(
 
 def test_a_layer_that_the_loss_does_not_mind_is_the_first_to_go(windows: Tensor) -> None:
     model = made("llama")
-    seen = observe(model, windows)
+    seen = collect_activations(model, windows)
     useless = "model.layers.1.self_attn.o_proj"
     seen[useless] = Activations(seen[useless].gram, sensitivity=0.0)
     rows = {row.name: row for row in compress(model, params=0.8, activations=seen).layers}
@@ -285,16 +287,16 @@ def test_a_layer_that_the_loss_does_not_mind_is_the_first_to_go(windows: Tensor)
 @pytest.mark.parametrize(
     ("choice", "reason"),
     [
-        ({}, "only one"),
-        ({"rank": 4, "keep": 0.5}, "only one"),
+        ({}, "exactly one"),
+        ({"rank": 4, "energy": 0.5}, "exactly one"),
         ({"rank": 0}, "rank is 0: it must be 1 or more"),
-        ({"keep": 0.0}, "keep is 0.0"),
-        ({"keep": 1.5}, "keep is 1.5"),
+        ({"energy": 0.0}, "energy is 0.0"),
+        ({"energy": 1.5}, "energy is 1.5"),
         ({"params": 1.0}, "params is 1.0"),
         ({"params": 0.0}, "params is 0.0"),
         ({"rank": 100}, "the highest rank that saves anything is 21"),
-        ({"keep": 1.0}, "keep 1.0 saves nothing in any layer"),
-        ({"params": 0.001}, "rank 1 in every layer already keeps"),
+        ({"energy": 1.0}, "energy 1.0 saves no weights in any layer"),
+        ({"params": 0.001}, "rank 1 in every layer already takes"),
     ],
 )
 def test_what_cannot_be_asked_changes_nothing(
@@ -312,7 +314,7 @@ def test_what_cannot_be_asked_changes_nothing(
 def test_a_model_without_layers_to_compress() -> None:
     model = made("gpt2")
     compress(model, rank=1)
-    with pytest.raises(ValueError, match="no linear layers"):
+    with pytest.raises(ValueError, match="no compressible layers"):
         compress(model, rank=1)
 
 
@@ -335,7 +337,7 @@ def test_weights_that_are_not_finite() -> None:
 
 def test_a_text_through_which_numbers_overflow(windows: Tensor) -> None:
     model = made("llama")
-    activations = observe(model, windows)
+    activations = collect_activations(model, windows)
     activations["model.layers.0.mlp.up_proj"].gram[0, 0] = torch.inf
     with pytest.raises(ValueError, match=r"up_proj reads numbers from the text that are not fin"):
         compress(model, rank=4, activations=activations)

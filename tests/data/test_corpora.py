@@ -297,8 +297,7 @@ def test_a_missing_column_is_named_with_those_present(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.parquet", ["x"], "content")
     assert refused(str(tmp_path)) == (
         f"{tmp_path}/train.parquet has no column 'text' (it has: 'content'): "
-        "name the right text field (--corpus.text-field for train, prepare and sweep, "
-        "--text-field for evaluate and compress)"
+        "name the right one with --corpus.text-field"
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lumenspark.data.corpora import open_corpus
-from lumenspark.data.hub_datasets import HubSet, first_line
+from lumenspark.data.hub_datasets import HubDataset, first_line
 from lumenspark.data.tokens import prepare
 from lumenspark.errors import UserError
 
@@ -21,11 +21,11 @@ def own_datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets-cache")
 
 
-def hub_set(folder: Path, splits: dict[str, list[str]], **options: object) -> HubSet:
+def hub_set(folder: Path, splits: dict[str, list[str]], **options: object) -> HubDataset:
     folder.mkdir(exist_ok=True)
     for split, rows in splits.items():
         pq.write_table(pa.table({"text": rows}), folder / f"{split}-00000-of-00001.parquet")
-    return HubSet("org/set", str(folder), revision="0" * 40, **options)  # type: ignore[arg-type]
+    return HubDataset("org/set", str(folder), revision="0" * 40, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -69,7 +69,7 @@ def test_a_wrong_text_field_names_those_present(tmp_path: Path) -> None:
 def test_the_digest_tells_sets_apart_without_loading_them() -> None:
     def digest(**changed: object) -> str:
         options = {"hub_id": "org/set", "revision": "0" * 40, "config": None} | changed
-        return HubSet("name", **options).digest()  # type: ignore[arg-type]
+        return HubDataset("name", **options).digest()  # type: ignore[arg-type]
 
     others = [digest(hub_id="org/b"), digest(revision="1" * 40), digest(config="c")]
     others.append(digest(text_field="body"))
@@ -80,7 +80,7 @@ def test_the_digest_tells_sets_apart_without_loading_them() -> None:
 def test_a_set_that_is_a_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "set.py").write_text("")
-    corpus = HubSet("org/set", str(tmp_path / "set"), revision="0" * 40)
+    corpus = HubDataset("org/set", str(tmp_path / "set"), revision="0" * 40)
     with pytest.raises(UserError, match=r"cannot be loaded: Dataset scripts are no longer supp"):
         corpus.splits()
 
@@ -190,7 +190,7 @@ def test_offline_mode_needs_a_full_revision(monkeypatch: pytest.MonkeyPatch) -> 
 # --- what strangers put on the hub -------------------------------------------------------------
 
 
-def set_with_splits(folder: Path, *names: str) -> HubSet:
+def set_with_splits(folder: Path, *names: str) -> HubDataset:
     """A set whose card names its splits; a row is the name of its split."""
     folder.mkdir()
     lines = [f"  - split: {name}\n    path: {name}.parquet" for name in names]
@@ -198,14 +198,14 @@ def set_with_splits(folder: Path, *names: str) -> HubSet:
     (folder / "README.md").write_text(card)
     for name in names:
         pq.write_table(pa.table({"text": [name]}), folder / f"{name}.parquet")
-    return HubSet("org/set", str(folder), revision="0" * 40)
+    return HubDataset("org/set", str(folder), revision="0" * 40)
 
 
 def test_splits_that_are_not_read_are_said(tmp_path: Path) -> None:
     corpus = set_with_splits(tmp_path / "set", "train", "validation", "heldout", "train_extra")
     assert corpus.splits() == ("train", "validation")
     assert not corpus.is_divided()
-    said = str(corpus.what_is_left_out())
+    said = str(corpus.describe_left_out())
     assert said.startswith("left out: 2 splits of ")
     assert said.endswith("(heldout, train_extra)")
 
@@ -229,7 +229,7 @@ def test_whatever_loading_a_set_raises_is_a_sentence(
 
     monkeypatch.setattr("datasets.load_dataset", broken)
     with pytest.raises(UserError, match=r"the data set .* cannot be loaded: .*; choose another"):
-        HubSet("org/set", str(tmp_path), revision="0" * 40).splits()
+        HubDataset("org/set", str(tmp_path), revision="0" * 40).splits()
 
 
 @pytest.mark.parametrize("rows", [b"PAR1 nothing PAR1", b"", b"\0" * 4096])
@@ -248,7 +248,7 @@ def test_rows_that_are_no_text_are_named(tmp_path: Path) -> None:
     folder.mkdir()
     pq.write_table(pa.table({"text": [["a"]]}), folder / "train-0.parquet")
     pq.write_table(pa.table({"text": [["a"]]}), folder / "test-0.parquet")
-    corpus = HubSet("org/set", str(folder), revision="0" * 40)
+    corpus = HubDataset("org/set", str(folder), revision="0" * 40)
     with pytest.raises(UserError, match=r"org/set, train, row 1: the field 'text' is list, not"):
         list(corpus.pieces("train"))
 

@@ -101,7 +101,7 @@ CUT_SHORT = gzip.compress(b"text", mtime=0)[:-9]
         ("train.json", '[{"text": "a"}, nope]', r"train\.json, row 2 is not JSON: Expecting val"),
         ("train.json", '[{"text": "a"}]\n[{"text": "b"}]', r"row 2 comes after the end of the"),
         ("train.json", '{\n"text": "a"\n}', r"train\.json, line 1 is not JSON"),
-        ("train.jsonl", '{"body": 1}', r"no field 'text'.*--corpus\.text-field .*--text-field for"),
+        ("train.jsonl", '{"body": 1}', r"no field 'text'.*--corpus\.text-field"),
         ("train.txt", "text".encode("utf-16"), r"train\.txt looks like UTF-16 or UTF-32: save"),
         ("train.csv", "text\n".encode("utf-16"), r"train\.csv looks like UTF-16"),
         ("train.txt", "text".encode("utf-16-le"), r"train\.txt is full of zero bytes, so it looks"),
@@ -190,7 +190,7 @@ def test_windows_line_ends_are_line_ends(tmp_path: Path, articles_text: str) -> 
 
 
 def left_out(source: str) -> str | None:
-    return open_corpus(source).what_is_left_out()
+    return open_corpus(source).describe_left_out()
 
 
 def test_what_is_left_out_is_said_with_names_and_counts(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_readmes_alone_are_text(tmp_path: Path) -> None:
     source = write(tmp_path, {"README.md": "one\n", "b/README.md": "two\n"})
     texts = [text for split in SPLITS for text in open_corpus(source).documents(split)]
     assert sorted(piece.text for piece in texts) == ["one\n", "two\n"]
-    assert open_corpus(f"{source}/README.md").what_is_left_out() is None
+    assert open_corpus(f"{source}/README.md").describe_left_out() is None
 
 
 def test_json_beside_text_is_read_where_it_holds_text(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_the_field_and_the_part_of_a_set_can_be_named(run: Path, tmp_path: Path)
     folder.mkdir(parents=True)
     (folder / "test.jsonl").write_text('{"body": "Water boils ."}\n')
     arguments = ["evaluate", str(run), "--data", str(folder.parent)]
-    assert lumenspark([*arguments, "--config", "small", "--text-field", "body"]) == 0
+    assert lumenspark([*arguments, "--corpus.config", "small", "--corpus.text-field", "body"]) == 0
     (entry,) = read_evaluations(run)
     assert entry["bytes"] == len("Water boils .")
 
@@ -67,7 +67,14 @@ def test_figures_of_parts_and_fields_of_a_set_stand_beside_each_other(
     write_card(run)
     ways = [(part, field) for part in ("small", "large") for field in ("text", "title")]
     for part, field in [*ways, ways[0]]:
-        options = ["--data", str(tmp_path / "set"), "--config", part, "--text-field", field]
+        options = [
+            "--data",
+            str(tmp_path / "set"),
+            "--corpus.config",
+            part,
+            "--corpus.text-field",
+            field,
+        ]
         assert lumenspark(["evaluate", str(run), *options]) == 0
     entries = read_evaluations(run)
     assert [(entry["config"], entry["text_field"]) for entry in entries] == [*ways[1:], ways[0]]
@@ -86,7 +93,7 @@ def test_figures_of_both_layouts_of_a_text_stand_beside_each_other(
     write_card(run)
     layouts = ("plain", "wikitext")
     for layout in (*layouts, layouts[0]):
-        options = ["--data", corpus.name, "--layout", layout, "--protocol", "card"]
+        options = ["--data", corpus.name, "--corpus.layout", layout, "--protocol", "card"]
         assert lumenspark(["evaluate", str(run), *options]) == 0
     entries = {entry["layout"]: entry for entry in read_evaluations(run)}
     assert len(read_evaluations(run)) == len(entries) == 2
@@ -143,8 +150,8 @@ def test_how_to_read_a_text_needs_a_text(
     run: Path, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     value = "plain" if option == "layout" else "other"
-    assert lumenspark(["evaluate", str(run), f"--{option}", value]) == 2
-    assert f"--{option} is about the text of --data" in capsys.readouterr().err
+    assert lumenspark(["evaluate", str(run), f"--corpus.{option}", value]) == 2
+    assert f"--corpus.{option} needs --data" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):

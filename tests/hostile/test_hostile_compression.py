@@ -86,7 +86,9 @@ def test_layers_of_a_subclass_are_refused_before_any_text_is_read(
         lumenspark.compression.compress_model, "prepare", None
     )  # calling it is an error
     monkeypatch.setattr(lumenspark.compression.compress_model, "evaluate", None)
-    with pytest.raises(UserError, match=r"no linear layers.*not their subclasses.*4 FalconLinear"):
+    with pytest.raises(
+        UserError, match=r"no compressible layers.*not their subclasses.*4 FalconLinear"
+    ):
         compress_model(str(saved("falcon")), tmp_path / "out", params=0.5, text=Text(corpus))
     assert not (tmp_path / "out").exists()
 
@@ -99,7 +101,7 @@ def test_what_does_not_load_again_is_no_folder(
     text: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    more = ["--data", str(text), "--whiten-tokens", "64"] if with_text else []
+    more = ["--data", str(text), "--calibration-tokens", "64"] if with_text else []
     out = tmp_path / "out"
     assert run(["compress", str(saved("rwkv")), str(out), "--rank", "4", *more]) == 2
     printed = capsys.readouterr()
@@ -161,22 +163,22 @@ def test_what_is_left_is_counted(
         ["--params", "0"],
         ["--params", "1"],
         ["--params", "1e-300"],
-        ["--keep", "2"],
-        ["--keep", "nan"],
-        ["--keep", "-inf"],
+        ["--energy", "2"],
+        ["--energy", "nan"],
+        ["--energy", "-inf"],
         ["--rank", "-1"],
         ["--rank", "0"],
         ["--rank", BIG],
-        ["--rank", "2", "--keep", "0.5"],
-        ["--rank", "2", "--heal", "nan"],
-        ["--rank", "2", "--heal", "-1s"],
-        ["--rank", "2", "--heal", "9" * 400 + "s"],
-        ["--rank", "2", "--heal", "1s", "--heal-rate", "inf"],
-        ["--rank", "2", "--heal", "1s", "--heal-rate", "nan"],
-        ["--rank", "2", "--heal", "1s", "--heal-rate", "-1"],
-        ["--rank", "2", "--whiten-tokens", "-1"],
+        ["--rank", "2", "--energy", "0.5"],
+        ["--rank", "2", "--finetune", "nan"],
+        ["--rank", "2", "--finetune", "-1s"],
+        ["--rank", "2", "--finetune", "9" * 400 + "s"],
+        ["--rank", "2", "--finetune", "1s", "--finetune-lr", "inf"],
+        ["--rank", "2", "--finetune", "1s", "--finetune-lr", "nan"],
+        ["--rank", "2", "--finetune", "1s", "--finetune-lr", "-1"],
+        ["--rank", "2", "--calibration-tokens", "-1"],
         ["--rank", "2", "--split", "nothing"],
-        ["--rank", "2", "--model-revision", "v1"],
+        ["--rank", "2", "--revision", "v1"],
     ],
     ids=lambda options: " ".join(options)[:40],
 )
@@ -184,7 +186,7 @@ def test_options_that_cannot_be(
     options: list[str], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = save_family("lumiere", tmp_path / "model"), tmp_path / "out"
-    needs_text = any(word in options for word in ("--heal", "--whiten-tokens", "--split"))
+    needs_text = any(word in options for word in ("--finetune", "--calibration-tokens", "--split"))
     more = ["--data", str(text)] if needs_text else []
     assert run(["compress", str(folder), str(out), *options, *more]) == 2
     sentence(capsys)

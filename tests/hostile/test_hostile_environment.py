@@ -102,7 +102,7 @@ def test_what_no_boundary_caught_has_no_traceback(
     assert cli.run(["runs"]) == 1
     said = capsys.readouterr().err
     assert said == (
-        "lumenspark: a fault of lumenspark (--debug shows where): LookupError: first line\n"
+        "lumenspark: internal error (--debug shows the traceback): LookupError: first line\n"
     )
     with pytest.raises(LookupError):
         cli.run(["runs"], debug=True)
@@ -112,7 +112,7 @@ def test_what_no_boundary_caught_has_no_traceback(
 WORDS = ["", " ", "\n", "-", "---", "-x", "--nope", "--=", "\ud800", "é" * 5000, "@f"]
 
 
-@pytest.mark.parametrize("verb", ["", "help", "--version", "train ", "Train", "\0", *cli.VERBS])
+@pytest.mark.parametrize("verb", ["", "help", "--version", "train ", "Train", "\0", *cli.COMMANDS])
 def test_odd_words(
     verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., None]
 ) -> None:

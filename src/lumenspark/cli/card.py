@@ -1,21 +1,22 @@
-"""lumenspark card: write a run's model card, or check the one that is there."""
+"""lumenspark card: write or verify the model card of a run."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from lumenspark.cli.parsing import RunName, parse
+from lumenspark.cli.parsing import RunName, default, parse
 from lumenspark.errors import UserError
 
 
 @dataclass
 class Arguments:
-    """Write a run's README.md, which says only what the run's files say."""
+    """Write the model card of a run, its README.md, from the run's files."""
 
     run: RunName
-    """A run's id, the beginning of one, latest, or its folder."""
-    checkpoint: str | None = None
-    """Which checkpoint the card is about; best unless given."""
+    """A run id or a unique prefix of one, latest, or a run folder."""
+    checkpoint: Annotated[str | None, default("best")] = None
+    """Checkpoint that the card describes: best, last or step-N."""
     check: bool = False
-    """Write nothing; fail where the card says what the files do not."""
+    """Verify the existing card instead; fail where it differs from the files."""
 
 
 def main(arguments: list[str]) -> None:
@@ -29,12 +30,12 @@ def main(arguments: list[str]) -> None:
     if not options.check:
         print(write_card(run.path, options.checkpoint or "best"))
         return
-    untrue = check_card(run.path, options.checkpoint)
-    if untrue:
-        for line in untrue:
+    wrong_lines = check_card(run.path, options.checkpoint)
+    if wrong_lines:
+        for line in wrong_lines:
             print(line)
         raise UserError(
-            f"the card of run {name} and its files disagree in the lines above: write it again "
+            f"the card of run {name} differs from its files in the lines above: write it again "
             f"with `lumenspark card {name}`"
         )
-    print(f"the card of run {name} says what its files say")
+    print(f"the card of run {name} agrees with its files")

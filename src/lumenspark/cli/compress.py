@@ -1,72 +1,53 @@
-"""lumenspark compress: a smaller copy of a model, its layers low-rank."""
+"""lumenspark compress: low-rank compression of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lumenspark.cli.evaluate import Arguments as Evaluated
-from lumenspark.cli.evaluate import asked_corpus, progress_bar
-from lumenspark.cli.parsing import Model, parse
+from lumenspark.cli.arguments import CorpusArguments, LoadArguments, run_named
+from lumenspark.cli.evaluate import progress_bar
+from lumenspark.cli.parsing import Model, default, parse
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lumenspark.compression.compress_model import Compressed, Text
+    from lumenspark.compression.compress_model import CompressionResult, TextSettings
     from lumenspark.compression.svd import Compression
     from lumenspark.evaluation.results import Evaluation
 
 
 @dataclass
 class Arguments:
-    """Write a copy of a model whose linear layers are low-rank (truncated SVD).
+    """Write a copy of a model with low-rank linear layers (truncated SVD).
 
-    How far is said by one of --rank, --keep and --params. A text (--data, or a run's own) whitens
-    the decomposition, which makes it far better, and gives the perplexity before and after.
+    Exactly one of --rank, --energy and --params sets the target. A text (--data, or the data of a
+    run) whitens the SVD, which lowers the loss a lot, and is scored before and after.
     """
 
     model: Model
-    """A folder, a run's id or the beginning of one, latest, or an id on the hub."""
+    """A folder, a run id or a unique prefix of one, latest, or a hub id."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The folder to write: new, or empty."""
-    rank: int | None = None
-    """The same rank for every layer that it makes smaller."""
-    keep: float | None = None
-    """The share of its spectral energy that every layer keeps, such as 0.9."""
-    params: float | None = None
-    """The share of their weights that all these layers together keep, such as 0.5."""
-    heal: str | None = None
-    """Train the compressed model on the text for such a time: 90s, 5m or 1h."""
-    heal_rate: float | None = None
-    """AdamW's highest rate in it, 0.001 unless given; lower for large models."""
-    whiten_tokens: int | None = None
-    """How much of the text whitens, 32,768 tokens unless given; 0: plain SVD."""
-    data: str | None = None
-    """The text, as for train; a run's own text unless given."""
+    """Folder to write: new or empty."""
+    rank: Annotated[int | None, default("none")] = None
+    """Target: the same rank for every layer."""
+    energy: Annotated[float | None, default("none")] = None
+    """Target: the fraction of spectral energy that every layer retains, such as 0.9."""
+    params: Annotated[float | None, default("none")] = None
+    """Target: the fraction of weights that all layers retain together, such as 0.5."""
+    load: Annotated[LoadArguments, tyro.conf.arg(name="")] = field(default_factory=LoadArguments)
+    text: Annotated[CorpusArguments, tyro.conf.arg(name="")] = field(
+        default_factory=CorpusArguments
+    )
     split: str = "test"
-    """The split whose perplexity is printed; whitening and healing read train."""
-    layout: Literal["auto", "plain", "wikitext"] = "auto"
-    """How the text of --data is laid out."""
-    text_field: str = "text"
-    """The field or column of --data that holds the text, in JSON lines, Parquet and hub sets."""
-    config: str | None = None
-    """--data is a hub set: the configuration's name."""
-    revision: str | None = None
-    """--data is a hub set: the commit or tag."""
-    checkpoint: str = "best"
-    """Which checkpoint of a run."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    model_revision: str | None = None
-    """MODEL is on the hub: the commit, branch or tag, which may be written MODEL@REVISION too."""
-    full_check: bool = False
-    """Compare all of a checkpoint with its digests; of files over 256 MB a sample unless given."""
-    trust_remote_code: bool = False
-    """Run model code that lies beside the weights."""
-
-
-OPENING = ("data", "layout", "text_field", "config", "revision")
-READING = ("split", "heal", "heal_rate", "whiten_tokens")
+    """Split to score before and after; calibration and fine-tuning read train."""
+    calibration_tokens: Annotated[int | None, default("32768")] = None
+    """Tokens of the text that whiten the SVD; 0: plain SVD."""
+    finetune: Annotated[str | None, default("no fine-tuning")] = None
+    """Fine-tune the compressed model on the text for a time such as 90s, 5m or 1h."""
+    finetune_lr: Annotated[float | None, default("0.001")] = None
+    """Peak learning rate of fine-tuning (AdamW); use a lower one for large models."""
 
 
 def main(arguments: list[str]) -> None:
@@ -75,58 +56,50 @@ def main(arguments: list[str]) -> None:
 
     from lumenspark.compression.compress_model import compress_model
 
-    made = compress_model(
+    result = compress_model(
         options.model,
         options.out,
         rank=options.rank,
-        keep=options.keep,
+        energy=options.energy,
         params=options.params,
         text=_text(options),
-        checkpoint=options.checkpoint,
-        device=options.device,
-        trust_remote_code=options.trust_remote_code,
-        revision=options.model_revision,
-        full_check=options.full_check,
         progress_bar=progress_bar,
+        **options.load.keywords(),
     )
     console = Console(highlight=False)
-    console.print(_layer_table(made.compression))
-    console.print(_summary(made.compression), soft_wrap=True)
-    if made.compression.left:
-        console.print(_left(made.compression.left), soft_wrap=True)
-    if made.scores:
+    console.print(_layer_table(result.compression))
+    console.print(_summary(result.compression), soft_wrap=True)
+    if result.compression.unchanged:
+        console.print(_unchanged(result.compression.unchanged), soft_wrap=True)
+    if result.scores:
         console.print()
-        console.print(_score_table(made))
-        console.print(_protocol(made.scores["before"]), soft_wrap=True)
+        console.print(_score_table(result))
+        console.print(_protocol(result.scores["original"]), soft_wrap=True)
     print(
-        f"\n{options.out} is a model like any other: lumenspark generate {options.out}; by itself "
-        "transformers needs trust_remote_code=True to load it"
+        f"\n{options.out} loads like any model, as in lumenspark generate {options.out}; "
+        "transformers without lumenspark needs trust_remote_code=True"
     )
 
 
-def _text(options: Arguments) -> "Text | None":
-    """The text of --data, or a run's own; None where there is neither, and none is needed."""
-    from lumenspark.compression.compress_model import Text
-    from lumenspark.runs.run import find_run
+def _text(options: Arguments) -> "TextSettings | None":
+    """The text of --data or of the run; None where there is neither and no option needs one."""
+    from lumenspark.compression.compress_model import TextSettings
 
-    is_folder = (Path(options.model) / "config.json").is_file()
-    run = None if is_folder else find_run(options.model)
-    asks_for_text = any(
-        getattr(options, name) != getattr(Arguments, name) for name in OPENING + READING
-    )
-    if run is None and not asks_for_text:
-        return None
-    asked = Evaluated(options.model, **{name: getattr(options, name) for name in OPENING})
-    given: dict[str, Any] = {
-        "whiten_tokens": options.whiten_tokens,
-        "heal_rate": options.heal_rate,
+    run = run_named(options.model)
+    settings: dict[str, Any] = {
+        "calibration_tokens": options.calibration_tokens,
+        "finetune_time": options.finetune,
+        "finetune_lr": options.finetune_lr,
     }
-    return Text(
-        asked_corpus(asked, run),
-        split=options.split,
-        heal_for=options.heal,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    given = {name: value for name, value in settings.items() if value is not None}
+    is_needed = given or options.split != Arguments.split or not options.text.is_default()
+    if run is None and not is_needed:
+        return None
+    corpus = options.text.open(options.model, run)
+    headings = options.text.corpus.headings
+    if options.text.data is None and run is not None:
+        headings = run.recipe().corpus.headings
+    return TextSettings(corpus, split=options.split, headings=headings, **given)
 
 
 def _layer_table(compression: "Compression") -> "Table":
@@ -156,27 +129,31 @@ def _layer_table(compression: "Compression") -> "Table":
 
 
 def _summary(compression: "Compression") -> str:
-    what = "its output on the text (whitened)" if compression.whitened else "its weights (plain)"
+    of_what = (
+        "of the output on the text (whitened SVD)"
+        if compression.whitened
+        else "of the weights (plain SVD)"
+    )
     return (
-        f"{compression.parameters:,} parameters of {compression.parameters_before:,}; "
-        f"{compression.share:.1%} of the weights of these layers; error: of {what}, relative"
+        f"{compression.parameters:,} of {compression.parameters_before:,} parameters; "
+        f"{compression.weight_ratio:.1%} of the weights of these layers; error: relative, {of_what}"
     )
 
 
-def _left(others: dict[str, int]) -> str:
+def _unchanged(others: dict[str, int]) -> str:
     listed = ", ".join(f"{count} {name}" for name, count in others.items())
-    return f"left as they are, besides embeddings and output: {listed}"
+    return f"unchanged, besides embeddings and output: {listed}"
 
 
-def _score_table(made: "Compressed") -> "Table":
+def _score_table(result: "CompressionResult") -> "Table":
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("")
     for name in ("loss", "perplexity", "bits per byte"):
         table.add_column(name, justify="right")
-    for stage, score in made.scores.items():
-        steps = f" ({made.healing_steps:,} steps)" if stage == "healed" else ""
+    for stage, score in result.scores.items():
+        steps = f" ({result.finetune_steps:,} steps)" if stage == "finetuned" else ""
         bits = "" if score.bits_per_byte is None else f"{score.bits_per_byte:.4f}"
         table.add_row(stage + steps, f"{score.loss:.4f}", f"{score.perplexity:.2f}", bits)
     return table

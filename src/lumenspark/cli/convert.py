@@ -1,4 +1,4 @@
-"""lumenspark convert: a checkpoint of lumenspark 0.1 in today's layout."""
+"""lumenspark convert: convert a checkpoint of lumenspark 0.1 to the current format."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lumenspark.cli.parsing import parse
+from lumenspark.cli.parsing import default, parse
 from lumenspark.errors import UserError, reading
 
 if TYPE_CHECKING:
@@ -18,30 +18,30 @@ TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 
 @dataclass
 class Arguments:
-    """Write a checkpoint of lumenspark 0.1 in today's layout. Its logits stay the same, unless it
-    is made low-rank.
+    """Convert a checkpoint of lumenspark 0.1 to the current format. Logits stay the same, except
+    with --attention-rank or --k.
     """
 
     old: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OLD")]
-    """The checkpoint: a folder, or an id on the hub."""
+    """Checkpoint of lumenspark 0.1: a folder or a hub id."""
     new: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="NEW")]
-    """The folder to write, which is empty or not there yet."""
-    attention_rank: int | None = None
-    """Make the linear layers of the attention low-rank, by truncated SVD."""
-    k: int | None = None
-    """Make the attention itself low-rank, with so many slots a head. It needs training then."""
-    window: int | None = None
-    """With --k: tokens in a block, 64 unless given; a token sees its own and the one before."""
-    tokenizer: str | None = None
-    """A folder, or an id on the hub, with the tokenizer; the one in OLD unless given."""
-    revision: str | None = None
-    """OLD is on the hub: the commit, branch or tag, which may be written OLD@REVISION too."""
+    """Folder to write: new or empty."""
+    attention_rank: Annotated[int | None, default("dense")] = None
+    """Rank of the attention's linear layers, by truncated SVD."""
+    k: Annotated[int | None, default("dense attention")] = None
+    """Slots per head of low-rank attention; the model needs training afterwards."""
+    window: Annotated[int | None, default("64")] = None
+    """With --k: block size in tokens; a token attends exactly to its block and the previous one."""
+    tokenizer: Annotated[str | None, default("the one in OLD")] = None
+    """Folder or hub id of the tokenizer."""
+    revision: Annotated[str | None, default("main")] = None
+    """Commit, branch or tag of a hub checkpoint; OLD@REVISION works too."""
 
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "convert", arguments)
     if options.window is not None and options.k is None:
-        raise UserError("--window is of low-rank attention: give --k too, or leave it out")
+        raise UserError("--window needs --k: it sets the block size of low-rank attention")
     from lumenspark.files import new_folder
     from lumenspark.quiet import quiet_transformers
 
@@ -59,15 +59,15 @@ def main(arguments: list[str]) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.new}: {parameters:,} parameters, context {model.config.seq_length}")
     if tokenizer is None:
-        print(f"{options.old} holds no tokenizer, so neither does {options.new}: see --tokenizer")
+        print(f"{options.old} has no tokenizer, so none was written: give --tokenizer")
     if options.k:
-        print("The weights that write to the slots are new: train the model before you use it.")
+        print("The slot projection is newly initialised: train the model before use.")
     elif options.k == 0:
-        print("The model was trained to see more than its window: train it before you use it.")
+        print("The model was trained with full attention: train it before use.")
 
 
 def _load(options: Arguments) -> "tuple[Path, LumensparkForCausalLM]":
-    """The folder of the old checkpoint, and its weights in today's model."""
+    """The folder of the old checkpoint, and the model with its weights."""
     from lumenspark.loading import load_model, locate
     from lumenspark.model_folder import open_model_folder
     from lumenspark.models import LumensparkForCausalLM
@@ -80,17 +80,17 @@ def _load(options: Arguments) -> "tuple[Path, LumensparkForCausalLM]":
     missing = [key for key in OLD_KEYS if key not in source.config]
     if missing:
         raise UserError(
-            f"{name} is no checkpoint of lumenspark 0.1, the only kind that can be converted: "
-            f"its config.json has no {', '.join(missing)}"
+            f"{name} is not a checkpoint of lumenspark 0.1: its config.json lacks "
+            f"{', '.join(missing)}"
         )
     if not is_old_config(source.config):
-        raise UserError(f"{name} is in today's layout already: load it as it is")
+        raise UserError(f"{name} is in the current format already: load it directly")
     with quiet():
         return folder, load_model(source, model_class=LumensparkForCausalLM)
 
 
 def _find_tokenizer(options: Arguments, source: Path, vocab_size: int) -> Any | None:
-    """The tokenizer that was asked for, else the one beside the old weights, if there is one."""
+    """The tokenizer of ``--tokenizer``, else the one beside the weights; None if neither exists."""
     from lumenspark.data.tokenizer import load_tokenizer
 
     name = options.tokenizer or str(source)
@@ -99,7 +99,7 @@ def _find_tokenizer(options: Arguments, source: Path, vocab_size: int) -> Any | 
         return None
     if not TOKENIZER_FILES & files and files:
         raise UserError(
-            f"{name} holds no tokenizer: name a folder with a tokenizer.json, or with GPT-2's "
+            f"{name} has no tokenizer: give a folder with tokenizer.json, or with GPT-2's "
             "vocab.json and merges.txt"
         )
     if {"vocab.json", "merges.txt"} <= files and "tokenizer_config.json" not in files:
@@ -108,37 +108,37 @@ def _find_tokenizer(options: Arguments, source: Path, vocab_size: int) -> Any | 
         tokenizer = load_tokenizer(name)
     if len(tokenizer) > vocab_size:
         raise UserError(
-            f"the tokenizer in {name} has {len(tokenizer)} entries, and the model knows only "
-            f"{vocab_size}: give the one that it was trained with (--tokenizer)"
+            f"the tokenizer in {name} has {len(tokenizer)} tokens, the model {vocab_size}: give "
+            "the one it was trained with (--tokenizer)"
         )
     return tokenizer
 
 
 def _as_gpt2(folder: Path) -> Any:
-    """The tokenizer in a folder with the two files that GPT-2 itself is published with."""
+    """The tokenizer of a folder with GPT-2's vocab.json and merges.txt."""
     from transformers import GPT2Tokenizer
 
     from lumenspark.model_folder import check_files
     from lumenspark.quiet import quiet
 
     check_files(folder)
-    with quiet(), reading(f"the tokenizer in {folder}", "give another one (--tokenizer)"):
+    with quiet(), reading(f"the tokenizer in {folder}", "give another one with --tokenizer"):
         return GPT2Tokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _with_slots(
     model: "LumensparkForCausalLM", k: int, window: int | None
 ) -> "LumensparkForCausalLM":
-    """The same weights under low-rank attention; those that write to the slots are drawn anew."""
+    """The same weights with low-rank attention; the slot projection is newly initialised."""
     import torch
 
     from lumenspark.memory import FLOAT32, check_memory, on_meta, parameter_count
     from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 
-    asked = {"k": k} if window is None else {"k": k, "window": window}
+    settings = {"k": k} if window is None else {"k": k, "window": window}
     with reading(f"--k {k}", "give a smaller one"):
         try:
-            config = LumensparkConfig.from_dict(model.config.to_dict() | asked)
+            config = LumensparkConfig.from_dict(model.config.to_dict() | settings)
         except ValueError as error:
             raise UserError(str(error)) from error
         needed = FLOAT32 * parameter_count(on_meta(lambda: LumensparkForCausalLM(config)))
@@ -151,7 +151,7 @@ def _with_slots(
 
 
 def _factorise_attention(model: "LumensparkForCausalLM", rank: int) -> dict[str, float]:
-    """Put low-rank layers in the place of the attention's dense ones: their names and errors."""
+    """Replace the attention's dense layers by low-rank ones. Returns relative errors by name."""
     from lumenspark.models.lowrank_linear import LowRankLinear
 
     ranks = model.config.module_ranks
@@ -174,9 +174,7 @@ def _save(folder: Path, model: "LumensparkForCausalLM", tokenizer: Any | None) -
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
     except SafetensorError as error:
-        raise UserError(
-            f"the weights cannot be written ({error}): make room on that disk"
-        ) from error
+        raise UserError(f"the weights cannot be written ({error}): free some disk space") from error
 
 
 def _print_errors(errors: dict[str, float], rank: int | None) -> None:

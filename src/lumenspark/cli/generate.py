@@ -1,57 +1,48 @@
-"""lumenspark generate: text from a model, as it is made."""
+"""lumenspark generate: stream text from a model."""
 
 import codecs
 import json
 import sys
-from dataclasses import dataclass
-from typing import IO, Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import IO, Annotated, Any
 
 import tyro
 
-from lumenspark.cli.parsing import Model, parse
+from lumenspark.cli.arguments import LoadArguments
+from lumenspark.cli.parsing import Model, default, parse
 from lumenspark.errors import UserError
 
 
 @dataclass
 class Arguments:
-    """Write text. Prompts come from the command line, or from standard input, one a line."""
+    """Generate text. Prompts come from the command line, or one per line from standard input."""
 
     model: Model
-    """A folder, a run's id or the beginning of one, latest, or an id on the hub."""
+    """A folder, a run id or a unique prefix of one, latest, or a hub id."""
     prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PROMPT]")] = None
-    """What to go on from."""
+    """Prompt to continue; without it, prompts are read from standard input."""
     max_new_tokens: int = 100
-    """How much to write. Past the context the newest half of it is kept."""
+    """Tokens to generate; past the context length, the newest half of the context is kept."""
     temperature: float = 0.8
-    """0 takes the likeliest token each time."""
+    """Sampling temperature; 0: greedy decoding."""
     top_k: int = 50
-    """Only among so many likeliest tokens; 0: all."""
+    """Sample from the k most likely tokens; 0: from all."""
     top_p: float = 1.0
-    """Only among the likeliest tokens that make up this share of the probability."""
+    """Sample from the smallest set of tokens with this cumulative probability."""
     repetition_penalty: float = 1.0
-    """Above 1, tokens that were there already become less likely."""
+    """Values above 1 make tokens that occurred before less likely."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
-    """How many texts for each prompt."""
-    seed: int | None = None
-    """The same seed gives the same text, in whatever form. The n-th text of a prompt is drawn with
-    seed + n - 1, whatever other prompts there are."""
+    """Number of texts per prompt."""
+    seed: Annotated[int | None, default("random")] = None
+    """Random seed; the n-th text of each prompt uses seed + n - 1."""
     json: bool = False
-    """Print one JSON object for each text."""
-    checkpoint: str = "best"
-    """Which checkpoint of a run."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    revision: str | None = None
-    """MODEL is on the hub: the commit, branch or tag, which may be written MODEL@REVISION too."""
-    full_check: bool = False
-    """Compare all of a checkpoint with its digests; of files over 256 MB a sample unless given."""
-    trust_remote_code: bool = False
-    """Run model code that lies beside the weights."""
+    """Print one JSON object per text."""
+    load: Annotated[LoadArguments, tyro.conf.arg(name="")] = field(default_factory=LoadArguments)
 
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "generate", arguments)
     prompts = _prompts(options.prompt)
-    from lumenspark.device import choose_device
     from lumenspark.evaluation.model_checks import check_causal_briefly
     from lumenspark.generation.text import Sampling, check_count, continuations, stream
     from lumenspark.loading import check_generation, load
@@ -65,15 +56,7 @@ def main(arguments: list[str]) -> None:
         repetition_penalty=options.repetition_penalty,
         seed=options.seed,
     )
-    device = choose_device(options.device)
-    model, tokenizer = load(
-        options.model,
-        options.checkpoint,
-        device,
-        options.trust_remote_code,
-        options.revision,
-        options.full_check,
-    )
+    model, tokenizer = load(options.model, **options.load.keywords())
     check_causal_briefly(model)
     check_generation(model, tokenizer)
     for number, prompt in enumerate(prompts):
@@ -105,7 +88,7 @@ def _prompts(prompt: str | None) -> list[str]:
 
 
 def _bytes(source: str | IO[str]) -> bytes:
-    """What was typed or piped. Python hides bytes that are no text in halves of characters."""
+    """The raw bytes. Python decodes invalid ones to lone surrogates (surrogateescape)."""
     if not isinstance(source, str):
         if hasattr(source, "buffer"):
             return bytes(source.buffer.read())
@@ -114,7 +97,7 @@ def _bytes(source: str | IO[str]) -> bytes:
 
 
 def _as_text(content: bytes, what: str) -> str:
-    """Raises UserError, with the place, where the bytes are no UTF-8."""
+    """Decoded UTF-8. Raises UserError with the position of an invalid byte."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -126,6 +109,6 @@ def _as_text(content: bytes, what: str) -> str:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    """Where the terminal cannot show every character, JSON has escapes for them."""
+    """Non-ASCII characters are escaped where the output encoding is not UTF-8."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     print(json.dumps(value, ensure_ascii=not encoding.startswith("utf")), flush=True)

@@ -1,8 +1,8 @@
-"""From the words of a command line to typed values."""
+"""Parse command lines into dataclasses and recipes."""
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -12,29 +12,44 @@ from lumenspark.training.scaling import check_starts_afresh, scaled
 T = TypeVar("T")
 
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-"""A positional argument that names a model."""
+"""Positional argument: a model."""
 
 RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-"""A positional argument that names a run."""
+"""Positional argument: a run."""
 
 
-def parse(kind: Callable[..., T], verb: str, arguments: list[str], about: str | None = None) -> T:
-    """``arguments`` as a ``kind``. Prints help, or what is wrong (exit code 2), by itself."""
+def default(text: str) -> Any:
+    """Annotation of an optional argument: the default to show in the help in place of None."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
+def parse(
+    kind: Callable[..., T],
+    command: str,
+    arguments: list[str],
+    about: str | None = None,
+    allow_none: bool = False,
+) -> T:
+    """``arguments`` as a ``kind``. Help and usage errors (exit code 2) are printed here.
+
+    ``allow_none``: optional arguments accept the word None.
+    """
+    config = [tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands]
     return tyro.cli(
         kind,
-        prog=f"lumenspark {verb}",
+        prog=f"lumenspark {command}",
         description=about,
         args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        config=config if allow_none else [*config, tyro.conf.DisallowNone],
     )
 
 
-def parse_recipe(verb: str, about: str, arguments: list[str]) -> Recipe:
-    """``[RECIPE] [--size 3m] [--key value …]``; the recipe is ``lumiere-1m`` unless it is named.
+def parse_recipe(command: str, about: str, arguments: list[str]) -> Recipe:
+    """``[RECIPE] [--size 3m] [--key value …]``; RECIPE defaults to ``lumiere-1m``.
 
-    The size comes first, so that a key which is given wins over what follows from the size.
+    ``--size`` applies first, so that given keys override the values that follow from it.
 
-    Raises UserError for a recipe that is not there and for values that cannot be.
+    Raises UserError for an unknown recipe and for invalid values.
     """
     size, arguments = _take_size(arguments)
     name = "lumiere-1m"
@@ -49,13 +64,13 @@ def parse_recipe(verb: str, about: str, arguments: list[str]) -> Recipe:
 
     presets = ", ".join(recipe_names())
     about = (
-        f"{about}\n\nRECIPE is {presets}, or a .yaml file; lumiere-1m unless given.\n\n"
-        "--size 3m (or 10m, 30m, any number of parameters from 300k to 100m) scales a recipe for "
-        "lumiere-1m: width, depth, context and batch follow by rules."
+        f"{about}\n\nRECIPE: {presets}, or a .yaml file (default: lumiere-1m).\n\n"
+        "--size 3m (10m, 30m, or any parameter count from 300k to 100m) scales a recipe of "
+        "lumiere-1m: width, depth, context and batch size follow from it."
     )
-    content = asdict(parse(gather, f"{verb} [RECIPE]", arguments, about))
+    content = asdict(parse(gather, f"{command} [RECIPE]", arguments, about, allow_none=True))
     if _given("train.steps", arguments) and not _given("budget", arguments):
-        content["budget"] = None  # who names the steps does not want the preset's time
+        content["budget"] = None  # given steps override the preset's budget
     recipe = recipe_from(content, source="command line")
     if size is not None:
         check_starts_afresh(recipe)
@@ -63,7 +78,7 @@ def parse_recipe(verb: str, about: str, arguments: list[str]) -> Recipe:
 
 
 def _take_size(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The value of ``--size``, and the other arguments. It is no key of a recipe."""
+    """The value of ``--size``, which is not a recipe key, and the other arguments."""
     size, others = None, []
     words = iter(arguments)
     for word in words:

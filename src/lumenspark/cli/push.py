@@ -1,4 +1,4 @@
-"""lumenspark push: upload a run to the hub."""
+"""lumenspark push: upload a run to the Hugging Face Hub."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,16 +10,16 @@ from lumenspark.cli.parsing import RunName, parse
 
 @dataclass
 class Arguments:
-    """Upload weights, tokenizer, code and card of a run to the hub, in one commit."""
+    """Upload weights, tokenizer, code and model card of a run to the hub, in one commit."""
 
     run: RunName
-    """A run's id, the beginning of one, latest, or its folder."""
+    """A run id or a unique prefix of one, latest, or a run folder."""
     repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/NAME")]
-    """user/name; made if it is not there."""
+    """Model repository; created if it does not exist."""
     checkpoint: str = "best"
-    """Which checkpoint."""
+    """Checkpoint to upload: best, last or step-N."""
     private: bool = False
-    """Make the repository private."""
+    """Create the repository as private."""
 
 
 def main(arguments: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""lumenspark recipes: the presets, with their size and the time they take here."""
+"""lumenspark recipes: the built-in recipes with size and training time."""
 
 from lumenspark.cli.parsing import parse
 
@@ -8,7 +8,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _show() -> None:
-    """List the presets: parameters, and the expected time of training on this machine."""
+    """List the built-in recipes with parameter count and estimated training time here."""
     from rich.console import Console
     from rich.table import Table
 
@@ -29,4 +29,4 @@ def _show() -> None:
             f"{seconds / 60:.1f} min" + (" (its budget)" if recipe.budget else ""),
         )
     Console(highlight=False).print(table)
-    print("lumenspark train RECIPE --dry-run measures one exactly")
+    print("lumenspark train RECIPE --dry-run measures the time of one")

@@ -1,4 +1,4 @@
-"""lumenspark record: rerun a record here, and say whether it holds."""
+"""lumenspark record: rerun a record on this machine and compare."""
 
 import statistics
 import subprocess
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from lumenspark.cli.parsing import parse
+from lumenspark.cli.parsing import default, parse
 from lumenspark.errors import UserError, quoted
 
 if TYPE_CHECKING:
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class Arguments:
-    """Rerun the newest record of a track here, and say whether it holds (exit code 1: it does not).
+    """Rerun the latest record of a track on this machine; exit code 1 if it is not reproduced.
 
-    fast: the time to a saved checkpoint with a test loss of 4.3471. best: the lowest test loss
-    within 60 minutes. speed: training tokens a second, and the share of this machine's peak. The
-    records are in docs/records.md.
+    fast: time to a saved checkpoint with a test loss of 4.3471. best: lowest test loss within 60
+    minutes. speed: training throughput in tokens/s and MFU. See docs/records.md.
     """
 
     track: Annotated[Literal["fast", "best", "speed"], tyro.conf.Positional]
-    data: str | None = None
-    """The text, as for train; wikitext-2 unless given, for speed python-docs."""
+    """Track whose latest record to rerun."""
+    data: Annotated[str | None, default("wikitext-2; python-docs for speed")] = None
+    """Corpus, as for train."""
     seeds: int = 1
-    """How many seeds to run: 0, 1, 2, …"""
+    """Number of seeds: 0, 1, 2, …"""
     write: bool = False
-    """In a checkout: run the track's preset, and make a new record of it where it holds."""
-    change: str | None = None
-    """With --write: in a few words, what has changed since the record before."""
+    """In a git checkout: run the track's recipe, and add a new record if its limits hold."""
+    change: Annotated[str | None, default("none")] = None
+    """With --write: a few words on the change since the last record."""
 
 
 def main(arguments: list[str]) -> int:
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     root = checkout_to_write(options)
     track = TRACKS[options.track]
     newest = newest_record(track, needed=root is None)
-    here, trials = measured(options, track, newest)
+    here, trials = measure_all(options, track, newest)
     print_figures(track, newest, here)
     checks = check_limits(track, here.figures)
     checks += check_against(track, here.figures, newest.figures) if newest else []
@@ -63,57 +63,58 @@ def main(arguments: list[str]) -> int:
 
 
 def checkout_to_write(options: Arguments) -> Path | None:
-    """Where a new record is to be written; None where none is asked for.
+    """The checkout for a new record; None without ``--write``.
 
-    Raises UserError where it could not be: a record names the commit that it was made with.
+    Raises UserError outside a checkout and for uncommitted changes, since a record names its
+    commit.
     """
     from lumenspark.records.store import checkout, read_records
 
     change = " ".join((options.change or "").split())
     if options.write != bool(change):
         raise UserError(
-            "--write and --change, which says in a few words what is new, go together: give both "
-            "or neither"
+            "--write needs --change, a few words on what is new, and --change needs --write: give "
+            "both or neither"
         )
     if not options.write:
         return None
     root = checkout()
     if root is None:
         raise UserError(
-            "--write adds to the records of a checkout, and this package is installed without one: "
-            "clone the repository and run it from there"
+            "--write adds to the records of a git checkout: clone the repository and run it from "
+            "there"
         )
     command = ["git", "-C", str(root), "status", "--porcelain", "--", "src"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or done.stdout:
         raise UserError(
-            f"a record names the commit that it was made with, and what is in {root / 'src'} is "
-            "not committed: commit it first"
+            f"a record names its commit, and {root / 'src'} has uncommitted changes: commit them "
+            "first"
         )
     if any(change == record.change for record in read_records(root / "records", options.track)):
         raise UserError(
-            f"there is a record already whose change is {quoted(change)}: say what is new"
+            f"a record with the change {quoted(change)} exists already: say what is new"
         )
     return root
 
 
 def newest_record(track: "Track", needed: bool) -> "Record | None":
-    """The record to rerun. Raises UserError where one is needed and there is none."""
+    """The record to rerun; None if there is none. Raises UserError if one is needed."""
     from lumenspark.records.store import read_records, records_folder
 
     records = read_records(records_folder(), track.name)
     if needed and not records:
         raise UserError(
-            f"track {track.name} has no record yet, so there is nothing to rerun: --write --change "
-            "makes the first one, in a checkout"
+            f"track {track.name} has no record to rerun: --write --change adds the first one, in a "
+            "git checkout"
         )
     return records[0] if records else None
 
 
-def measured(
+def measure_all(
     options: Arguments, track: "Track", newest: "Record | None"
 ) -> tuple["Record", list["Trial"]]:
-    """Run all seeds, and say before it what is rerun and after it where the runs are."""
+    """Run all seeds; print the record before, and the run folders afterwards."""
     from lumenspark.errors import printable
     from lumenspark.records.rerun import measure, open_text
     from lumenspark.records.store import new_record
@@ -122,26 +123,24 @@ def measured(
     data = options.data or track.data
     digest = open_text(track.name, recipe, data).digest()
     if newest is not None:
-        print(
-            printable(f"the newest record: {newest.date[:10]}, {newest.change} ({newest.machine})")
-        )
+        print(printable(f"latest record: {newest.date[:10]}, {newest.change} ({newest.machine})"))
         if newest.data_digest != digest:
             print(
                 printable(
-                    f"{data} is not the text of the record, {newest.data}: losses will differ"
+                    f"{data} differs from the corpus of the record, {newest.data}: losses differ"
                 )
             )
-    sys.stdout.flush()  # before others print
+    sys.stdout.flush()  # before subprocesses print
     trials = [measure(track.name, recipe, data, seed) for seed in range(options.seeds)]
     for trial in trials:
         if trial.run is not None:
-            print(f"seed {trial.seed}: the run is kept in {trial.run}")
+            print(f"seed {trial.seed}: run folder {trial.run}")
     here = new_record(track.name, recipe, data, digest, options.change or "", trials)
     return here, trials
 
 
 def print_figures(track: "Track", newest: "Record | None", here: "Record") -> None:
-    """The recorded figures, those measured here, and their ratio."""
+    """Print recorded and measured results and their ratio."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""lumenspark resume: go on with a run."""
+"""lumenspark resume: resume an interrupted run."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from lumenspark.cli.parsing import RunName, parse
 
 @dataclass
 class Arguments:
-    """Go on from the newest good checkpoint, with the same bits as if never stopped."""
+    """Resume from the latest valid checkpoint, bit for bit as without the interruption."""
 
     run: RunName
-    """A run's id, the beginning of one, latest, or its folder."""
+    """A run id or a unique prefix of one, latest, or a run folder."""
 
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "resume", arguments)
-    from lumenspark.cli.stopping import saved_when_stopped
+    from lumenspark.cli.stopping import exit_when_stopped
     from lumenspark.pipeline import resume
 
-    with saved_when_stopped():
+    with exit_when_stopped():
         resume(options.run)

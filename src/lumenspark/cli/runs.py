@@ -1,4 +1,4 @@
-"""lumenspark runs: what has been trained, with figures."""
+"""lumenspark runs: list runs and their results."""
 
 import math
 from pathlib import Path
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _show() -> None:
-    """List the runs in ./runs (or LUMENSPARK_RUNS), the newest last."""
+    """List the runs in ./runs (or LUMENSPARK_RUNS), newest last."""
     from rich.console import Console
     from rich.table import Table
 
@@ -24,7 +24,7 @@ def _show() -> None:
 
     runs = list_runs()
     if not runs:
-        print(f"no runs in {runs_folder().resolve()}: `lumenspark train` makes one")
+        print(f"no runs in {runs_folder().resolve()}: start one with `lumenspark train`")
         return
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("run", no_wrap=True)
@@ -36,12 +36,12 @@ def _show() -> None:
         problems: list[str] = []
         table.add_row(*map(printable, _row(run, problems)))
         for problem in problems:
-            print(f"passing over a run's file: {printable(problem)}")
+            print(f"skipped an unreadable file: {printable(problem)}")
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def _row(run: "Run", problems: list[str]) -> list[str]:
-    """What can be read of a run; what cannot is added to ``problems``."""
+    """The table row of a run; errors of unreadable files are added to ``problems``."""
     recipe, steps = None, ""
     try:
         recipe = run.recipe()
@@ -66,7 +66,7 @@ def _row(run: "Run", problems: list[str]) -> list[str]:
 
 
 def _figures(run: "Run", problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The newest figures of the best checkpoint by both protocols; empty where there are none."""
+    """Latest evaluations of the best checkpoint by protocols card and strided; empty if none."""
     from lumenspark.evaluation.results import of_weights, read_evaluations
     from lumenspark.files import weights_digest
     from lumenspark.runs.checkpoint import checkpoint_step

@@ -1,4 +1,4 @@
-"""What the command line says and returns when a run was stopped on request."""
+"""Message and exit code of a training that was stopped by a signal."""
 
 import sys
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def saved_when_stopped() -> Iterator[None]:
-    """Exit code 128 + the signal's number, as shells expect, after a word on how to go on."""
+def exit_when_stopped() -> Iterator[None]:
+    """Exit with code 128 + signal number, after printing how to resume."""
     from lumenspark.training.trainer import Stopped
 
     try:
         yield
     except Stopped as stopped:
-        print(f"stopped and saved: go on with `lumenspark resume {stopped.run_id}`")
+        print(f"stopped and saved: resume with `lumenspark resume {stopped.run_id}`")
         sys.exit(128 + stopped.signal)

@@ -1,4 +1,4 @@
-"""lumenspark sweep: a recipe with values varied, compared on the validation split."""
+"""lumenspark sweep: hyperparameter search, compared on the validation split."""
 
 import shlex
 import statistics
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
     from lumenspark.sweep.trials import Trial
 
-ABOUT = """Train a recipe with some values varied; print the validation losses, best first.
+ABOUT = """Train a recipe over a grid or search of hyperparameters; print trials, best first.
 
---vary KEY=A,B,C      values to try; of several keys, all combinations
---vary KEY=LOW..HIGH  a range for --trials: by its logarithm where both ends are positive and a
-                      factor of 10 or more apart, else evenly; whole numbers stay whole
---seeds N             so many trainings for each trial, with other seeds; 3 unless given
---trials N            so many trials, drawn by Optuna (TPE, median pruner) from lists and ranges
+--vary KEY=A,B,C      values to try; several keys give all combinations
+--vary KEY=LOW..HIGH  a range for --trials: logarithmic if both ends are positive and at least a
+                      factor of 10 apart, else linear; integer keys get integers
+--seeds N             seeds per trial (default: 3)
+--trials N            number of trials, sampled by Optuna (TPE, median pruner)
 
-The same command again goes on where it was stopped. All other options are those of train."""
+The same command resumes a sweep that was stopped. All other options are those of train."""
 
 
 @dataclass
 class Options:
-    """What a sweep has beside a recipe."""
+    """Options besides those of the recipe."""
 
     vary: tyro.conf.UseAppendAction[list[str]]
     seeds: int = 3
@@ -48,30 +48,30 @@ def main(arguments: list[str]) -> None:
     try:
         trials = sweep(recipe, vary=vary, seeds=options.seeds, trials=options.trials)
     except Stopped as stopped:
-        print("stopped and saved: the same command goes on")
+        print("stopped and saved: the same command resumes")
         sys.exit(128 + stopped.signal)
     from rich.console import Console
 
     Console(highlight=False, markup=False, emoji=False).print(results_table(trials))
-    print(last_words(trials[0], others))
+    print(best_command(trials[0], others))
 
 
 def read_vary(given: list[str]) -> dict[str, str]:
-    """``optim.muon-lr=0.01,0.02`` and so on, as keys with what they may be."""
+    """Parse ``optim.muon-lr=0.01,0.02`` and the like into keys and their choices."""
     vary: dict[str, str] = {}
     for text in given:
         key, equals, choices = text.partition("=")
         key = key.strip().replace("-", "_")
         if not key or not equals:
-            raise UserError(f"--vary {text} is no KEY=A,B,C or KEY=LOW..HIGH")
+            raise UserError(f"--vary {text}: write KEY=A,B,C or KEY=LOW..HIGH")
         if key in vary:
-            raise UserError(f"--vary {key} is there twice: give all its values at once")
+            raise UserError(f"--vary {key} is given twice: give all its values at once")
         vary[key] = choices
     return vary
 
 
 def results_table(trials: list["Trial"]) -> "Table":
-    """A row a trial. Losses in nats per token; steps, tokens and seconds of one training."""
+    """One row per trial. Losses in nats per token; steps, tokens and seconds of one training."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
@@ -96,16 +96,16 @@ def results_table(trials: list["Trial"]) -> "Table":
     return table
 
 
-def last_words(best: "Trial", others: list[str]) -> str:
-    """The command that trains the best trial's recipe, evaluated on the test split then."""
-    measured = "val loss: nats per token on the validation split, the mean over n seeds"
+def best_command(best: "Trial", others: list[str]) -> str:
+    """The legend of the table, and the command that trains the best trial and evaluates it."""
+    measured = "val loss: nats per token on the validation split, mean over n seeds"
     if not best.complete:
-        return f"{measured}\nevery trial diverged: try lower rates"
+        return f"{measured}\nevery trial diverged: use lower learning rates"
     chosen = [part for key, value in best.values.items() for part in (f"--{key}", str(value))]
     command = shlex.join(["lumenspark", "train", *others, *chosen])
-    return f"{measured}; spread: their standard deviation\nThe best: {command}"
+    return f"{measured}; spread: standard deviation\nBest: {command}"
 
 
 def short(value: Any) -> str:
-    """A value in a cell: four digits of a number that is not whole."""
+    """A table cell; floats with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

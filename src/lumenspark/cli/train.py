@@ -1,4 +1,4 @@
-"""lumenspark train: a recipe to a trained, evaluated model with its card."""
+"""lumenspark train: train and evaluate a model from a recipe, and write its model card."""
 
 import time
 from typing import TYPE_CHECKING
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     started = time.monotonic()
     about = (
-        "Train a recipe, evaluate its best checkpoint, write curves and card.\n\n"
-        "--dry-run measures, and prints what the training would take; it trains nothing."
+        "Train a model from a recipe, evaluate its best checkpoint, write loss curve and model "
+        "card.\n\n--dry-run prints an estimate of time and memory without training."
     )
     dry_run = "--dry-run" in arguments
     arguments = [argument for argument in arguments if argument != "--dry-run"]
@@ -24,9 +24,9 @@ def main(arguments: list[str]) -> int:
     if dry_run:
         print_estimate(estimate(recipe))
         return 0
-    from lumenspark.cli.stopping import saved_when_stopped
+    from lumenspark.cli.stopping import exit_when_stopped
 
-    with saved_when_stopped():
+    with exit_when_stopped():
         train(recipe, started=started)
     return 0
 
@@ -35,14 +35,14 @@ def print_estimate(estimate: "Estimate") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    passes = estimate.tokens_seen / estimate.train_tokens
+    epochs = estimate.tokens_seen / estimate.train_tokens
     table = Table(show_header=False, box=None)
     for name, value in (
         ("parameters", f"{estimate.parameters:,}"),
         ("vocabulary", f"{estimate.vocab_size:,}"),
         ("train split", f"{estimate.train_tokens:,} tokens"),
-        ("steps", f"{estimate.steps:,}, {estimate.seconds_per_step * 1000:.0f} ms each here"),
-        ("tokens seen", f"{estimate.tokens_seen:,} ({passes:.1f} passes)"),
+        ("steps", f"{estimate.steps:,} of {estimate.seconds_per_step * 1000:.0f} ms"),
+        ("tokens seen", f"{estimate.tokens_seen:,} ({epochs:.1f} epochs)"),
         ("training time", f"{estimate.seconds / 60:.1f} min"),
         ("memory", f"{estimate.memory / 2**20:,.0f} MiB"),
     ):

@@ -1,4 +1,4 @@
-"""What a text shows about linear layers: what they read, and how much their output matters."""
+"""Activation statistics of linear layers on a text: input Gram matrices, output sensitivities."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,43 +9,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lumenspark.evaluation.scoring import rows_per_batch
 from lumenspark.models.module_ranks import shape_of
-
-LOGITS_PER_BATCH = 2**23  # of one pass: 32 MiB of float32, and a few times as much around them
 
 
 @dataclass(frozen=True)
 class Activations:
-    """One layer on a text.
+    """Statistics of one layer on a text.
 
     Attributes:
-        gram: (in, in) float64, the mean of x xᵀ over its inputs x, one for each token.
-        sensitivity: the mean square of the loss's derivative (nats) by one output at one token.
+        gram: (in, in) float64, the mean of x xᵀ over the inputs x of all tokens.
+        sensitivity: mean square of the loss gradient (nats) with respect to one output at one
+            token.
     """
 
     gram: Tensor
     sensitivity: float
 
 
-def run_text(
+def layer_activations(
     model: Any, windows: Tensor, layers: Mapping[str, nn.Module]
 ) -> dict[str, Activations]:
-    """Run a text through a causal language model, forward and backward, and watch ``layers``.
+    """Statistics of ``layers`` from a forward and backward pass of a causal language model.
 
-    ``windows`` (N, T + 1) are token ids: T that are read, and T that are to be predicted. Takes
-    in² numbers of memory for each layer; leaves the model as it was. Layers that never ran are
-    missing from what is returned.
+    ``windows`` (N, T + 1) are token ids: inputs are ``[:, :-1]``, targets ``[:, 1:]``. Takes in²
+    float64 numbers of memory per layer and leaves the model unchanged. Layers that the forward
+    pass does not use are missing from the result.
     """
     sums = {name: _Sums(shape_of(layer)[0]) for name, layer in layers.items()}
-    outputs: list[tuple[_Sums, Tensor]] = []  # of the pass in hand
+    outputs: list[tuple[_Sums, Tensor]] = []  # of the current batch
 
-    def watch(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         sums[name].add_inputs(inputs[0].detach())
-        if not output.requires_grad:  # a frozen model
+        if not output.requires_grad:  # frozen weights
             output.requires_grad_()
         outputs.append((sums[name], output))
 
-    hooks = [layer.register_forward_hook(partial(watch, name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(partial(hook, name)) for name, layer in layers.items()]
     training = model.training
     model.eval()
     try:
@@ -58,13 +58,13 @@ def run_text(
             outputs.clear()
     finally:
         model.train(training)
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
     return {name: each.means() for name, each in sums.items() if each.tokens}
 
 
 class _Sums:
-    """Over all tokens, for one layer."""
+    """Running sums over all tokens, for one layer."""
 
     def __init__(self, features: int) -> None:
         self.tokens = 0
@@ -75,7 +75,7 @@ class _Sums:
     def add_inputs(self, inputs: Tensor) -> None:
         rows = inputs.flatten(0, -2).float()
         self.tokens += len(rows)
-        self.gram += (rows.T @ rows).cpu()  # there is no float64 on mps
+        self.gram += (rows.T @ rows).cpu()  # mps lacks float64
 
     def add_gradient(self, gradient: Tensor) -> None:
         self.squares += float(gradient.float().square().sum())
@@ -87,13 +87,12 @@ class _Sums:
 
 def _batches(model: Any, windows: Tensor) -> tuple[Tensor, ...]:
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    rows = max(1, LOGITS_PER_BATCH // (windows.shape[1] * vocabulary))
-    return windows.to(model.device).split(rows)
+    return windows.to(model.device).split(rows_per_batch(windows.shape[1], vocabulary))
 
 
 @torch.enable_grad()
 def _summed_loss(model: Any, windows: Tensor) -> Tensor:
-    """The sum over all predictions, so that a token's derivatives do not depend on their number."""
+    """Summed, not averaged: gradients at a token do not depend on the batch size."""
     logits = model(input_ids=windows[:, :-1], use_cache=False).logits
     targets = windows[:, 1:].flatten()
     return functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")

@@ -1,9 +1,9 @@
-"""A model's linear layers made low-rank by truncated SVD, whitened where a text was run through it.
+"""Low-rank compression of linear layers by truncated SVD, plain or activation-whitened.
 
-Weights W (out, in) become a product W' of rank r: the one with the smallest ‖(W - W') S‖, where
-S Sᵀ is the mean of x xᵀ over the layer's inputs x. That is the smallest error of the layer's output
-on the text that the inputs come from (SVD-LLM, Wang et al. 2024, arXiv 2403.07378). Without a text
-S is the identity, and the smallest error is that of the weights (Eckart and Young 1936).
+Weights W (out, in) become the rank-r product W' that minimises ‖(W - W') S‖, where S Sᵀ is the mean
+of x xᵀ over the layer's inputs x on a calibration text: the smallest output error on that text
+(SVD-LLM, Wang et al. 2024, arXiv 2403.07378). Without a text S is the identity, which minimises the
+weight error (Eckart and Young 1936).
 """
 
 from collections.abc import Mapping
@@ -14,26 +14,25 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lumenspark.compression.activations import Activations, run_text
-from lumenspark.compression.rank_allocation import Options, rank_by_energy, ranks_by_size
+from lumenspark.compression.activations import Activations, layer_activations
+from lumenspark.compression.rank_allocation import RankOptions, rank_by_energy, ranks_by_size
 from lumenspark.models import modeling_compressed
 from lumenspark.models.lowrank_linear import LowRankLinear
 from lumenspark.models.module_ranks import bias_of, is_linear, shape_of, weight_of
 
-# Added to the mean of x xᵀ, as a share of its mean eigenvalue. Directions in which the text says
-# nothing still count a little, so that S has an inverse, however short the text.
+# Added to the mean of x xᵀ, relative to its mean eigenvalue: keeps S invertible on short texts.
 DAMPING = 1e-3
 
 
 @dataclass(frozen=True)
 class CompressedLayer:
-    """One row of the table: a layer that could be made low-rank.
+    """A layer that compression applies to.
 
     Attributes:
-        rank: its rank now; None where it is dense.
-        error: ‖(W - W') S‖ / ‖W S‖, so of its weights, or of its output on the text where there
-            was one; 0 where it stayed as it was.
-        weights_before, weights: how many it had and has, the bias left out.
+        rank: rank after compression; None for a dense layer.
+        error: relative error ‖(W - W') S‖ / ‖W S‖: of the output on the calibration text, or of the
+            weights without one; 0 for an unchanged layer.
+        weights_before, weights: number of weights before and after, without the bias.
     """
 
     name: str
@@ -47,22 +46,22 @@ class CompressedLayer:
 
 @dataclass(frozen=True)
 class Compression:
-    """What :func:`compress` has done. Parameters are the whole model's, tied ones counted once.
+    """Result of :func:`compress`. ``parameters`` counts the whole model, tied weights once.
 
     Attributes:
-        left: how many other modules have matrices of weights, by their class: they stay as they
-            are. Embeddings and the output layer are not among them.
+        unchanged: number of other modules with weight matrices, by class name, without embeddings
+            and the output layer.
     """
 
     layers: list[CompressedLayer]
-    left: dict[str, int]
+    unchanged: dict[str, int]
     whitened: bool
     parameters_before: int
     parameters: int
 
     @property
-    def share(self) -> float:
-        """Of the weights of these layers, what is left."""
+    def weight_ratio(self) -> float:
+        """Weights of these layers after compression, relative to before."""
         return sum(row.weights for row in self.layers) / sum(
             row.weights_before for row in self.layers
         )
@@ -72,57 +71,54 @@ def compress(
     model: Any,
     *,
     rank: int | None = None,
-    keep: float | None = None,
+    energy: float | None = None,
     params: float | None = None,
     activations: Mapping[str, Activations] | None = None,
 ) -> Compression:
     """Make the linear layers of a causal language model low-rank, in place.
 
-    Exactly one of these says how far; a layer for which that saves nothing stays as it is:
+    Exactly one target is given; layers where it saves nothing stay unchanged:
 
-    - ``rank``: every layer gets this one.
-    - ``keep``: each layer gets the lowest rank that keeps this share of its spectral energy, the
-      sum of the squared singular values of W S.
-    - ``params``: all layers together keep this share of their weights. Ranks go where they are
-      worth most: by the loss that they save, in nats, as far as ``activations`` can tell (error of
-      the output times squared derivative), and else by the share of the layer's energy.
+    - ``rank``: the rank of every layer.
+    - ``energy``: the fraction of spectral energy (sum of squared singular values of W S) that each
+      layer retains, at the lowest rank that does.
+    - ``params``: the fraction of weights that all layers retain together. Ranks are allocated by
+      estimated increase of the loss (nats) where ``activations`` are given, else by energy.
 
-    ``activations``, from :func:`observe`, whiten the decomposition. Embeddings, the output layer,
-    layers that share their weights, and biases stay as they are; low-rank layers are made smaller.
+    ``activations``, from :func:`collect_activations`, whiten the SVD. Embeddings, the output layer,
+    layers with shared weights, and biases stay unchanged; low-rank layers get a lower rank.
 
-    The model then saves, loads and generates as any other. Its config names the rank of each layer
-    that has changed (``module_ranks``), and a model of transformers becomes one of
-    :mod:`.modeling_compressed`.
+    The model saves, loads and generates as before. Its config lists the rank of each changed layer
+    (``module_ranks``), and a transformers model gets the class from :mod:`.modeling_compressed`.
 
-    Raises ValueError where this cannot be done; the model is then as it was.
+    Raises ValueError where the model cannot be compressed; it is unchanged then.
     """
-    check_choice(rank, keep, params)
+    check_target(rank, energy, params)
     layers, model_class = check_model(model)
-    left = other_layers(model, layers)
+    unchanged = other_layers(model, layers)
     known = activations or {}
     spectra = [_decompose(name, layer, known.get(name)) for name, layer in layers.items()]
-    ranks = _choose([spectrum.options for spectrum in spectra], rank, keep, params)
+    ranks = _choose([spectrum.options for spectrum in spectra], rank, energy, params)
     before = _count(model)
     rows = [_make_low_rank(model, *pair) for pair in zip(spectra, ranks, strict=True)]
     changed = {row.name: row.rank for row in rows if row.weights < row.weights_before}
-    _write_down(model, model_class, changed)
-    return Compression(rows, left, activations is not None, before, _count(model))
+    _set_ranks(model, model_class, changed)
+    return Compression(rows, unchanged, activations is not None, before, _count(model))
 
 
-def observe(model: Any, windows: Tensor) -> dict[str, Activations]:
-    """Run a text through the model, and see what its linear layers read and are worth.
+def collect_activations(model: Any, windows: Tensor) -> dict[str, Activations]:
+    """Activation statistics of all compressible layers on ``windows`` (N, T + 1) of token ids.
 
-    ``windows`` (N, T + 1) are token ids: T that are read, and T that are to be predicted. See
-    :func:`.activations.run_text`.
+    See :func:`.activations.layer_activations`.
     """
-    return run_text(model, windows, linear_layers(model))
+    return layer_activations(model, windows, linear_layers(model))
 
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
-    """The layers that a lower rank makes smaller, by name, in the order of the model.
+    """The compressible layers by name, in model order.
 
-    Dense ones (nn.Linear, Conv1D) and low-rank ones, but for the output layer and all that share
-    their weights with another module.
+    Dense (nn.Linear, Conv1D) and low-rank layers, without the output layer and layers that share
+    weights with another module.
     """
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
@@ -141,10 +137,10 @@ def linear_layers(model: Any) -> dict[str, nn.Module]:
 
 
 def other_layers(model: Any, layers: Mapping[str, nn.Module]) -> dict[str, int]:
-    """How many modules besides ``layers`` have matrices of weights of their own, by their class.
+    """Number of modules with weight matrices besides ``layers``, by class name.
 
-    They stay as they are: subclasses of nn.Linear, whose forward pass may do more, experts in one
-    tensor, convolutions, quantised layers, layers too small or with shared weights.
+    Not compressible: subclasses of nn.Linear (their forward pass may differ), fused experts,
+    convolutions, quantised layers, layers too small or with shared weights.
     """
     known = {id(module) for layer in layers.values() for module in layer.modules()}
     known.add(id(model.get_output_embeddings()))
@@ -157,80 +153,80 @@ def other_layers(model: Any, layers: Mapping[str, nn.Module]) -> dict[str, int]:
 
 
 def check_model(model: Any) -> tuple[dict[str, nn.Module], Any]:
-    """The layers that can be made low-rank, and the class that the model has then.
+    """The compressible layers, and the model's class after compression.
 
-    Raises ValueError where there are none, or where no class can be told about ranks.
+    Raises ValueError for a model without such layers, or of an unsupported class.
     """
     layers, kind = linear_layers(model), type(model).__name__
     if not layers:
         others = other_layers(model, layers)
         listed = ", ".join(f"{count} {name}" for name, count in others.items()) or "none"
         raise ValueError(
-            f"a {kind} has no linear layers that could be low-rank: nn.Linear and Conv1D can, and "
-            f"not their subclasses, and its layers with matrices are: {listed}"
+            f"a {kind} has no compressible layers: these are nn.Linear and Conv1D, not their "
+            f"subclasses; its layers with weight matrices are {listed}"
         )
     return layers, _class_with_ranks(model)
 
 
-def check_choice(rank: int | None, keep: float | None, params: float | None) -> None:
-    """Raises ValueError unless exactly one is given, and in its range."""
-    if sum(value is not None for value in (rank, keep, params)) != 1:
-        raise ValueError("say how far to compress by one of rank, keep and params, and only one")
+def check_target(rank: int | None, energy: float | None, params: float | None) -> None:
+    """Raise ValueError unless exactly one target is given, within its range."""
+    if sum(value is not None for value in (rank, energy, params)) != 1:
+        raise ValueError("give exactly one of rank, energy and params")
     if rank is not None and rank < 1:
         raise ValueError(f"rank is {rank}: it must be 1 or more")
-    if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep}: it is a share of the energy, over 0 and up to 1")
+    if energy is not None and not 0 < energy <= 1:
+        raise ValueError(f"energy is {energy}: it is a fraction, above 0 and at most 1")
     if params is not None and not 0 < params < 1:
-        raise ValueError(f"params is {params}: it is a share of the weights, between 0 and 1")
+        raise ValueError(f"params is {params}: it is a fraction between 0 and 1")
 
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """A layer taken apart, as far as ranks save anything (R).
+    """The SVD of a layer, truncated at the highest rank R that saves weights.
 
     Attributes:
-        left, right: (out, R) and (R, in); the first r columns and rows multiply to rank r.
-        options: what the ranks cost and lose.
+        left, right: factors (out, R) and (R, in); the first r columns and rows give rank r.
+        options: size and lost energy of each rank.
     """
 
     name: str
     layer: nn.Module
     left: Tensor
     right: Tensor
-    options: Options
+    options: RankOptions
 
 
 def _decompose(name: str, layer: nn.Module, activations: Activations | None) -> _Spectrum:
-    """In float64, on the processor. Raises ValueError where a number is not finite."""
+    """SVD in float64 on the CPU. Raises ValueError where a weight or activation is not finite."""
     weight = weight_of(layer).detach().cpu().double()
     if not weight.isfinite().all():
         raise ValueError(f"{name} has weights that are not finite")
     if activations is not None and not activations.gram.isfinite().all():
-        raise ValueError(f"{name} reads numbers from the text that are not finite")
+        raise ValueError(f"{name} has inputs on the text that are not finite")
     root, inverse = _whitening(activations, weight.shape[1])
     left, singular, right = torch.linalg.svd(weight @ root, full_matrices=False)
-    energy, highest = singular.square(), _highest_rank(layer)
-    # What ranks 1, 2, … lose: summed from the small end.
-    lost = energy.flip(0).cumsum(0).flip(0)[1 : highest + 1] / energy.sum().clamp(min=1e-300)
-    half = singular[:highest].sqrt()  # two factors of like size, which train best
+    energies, highest = singular.square(), _highest_rank(layer)
+    # Lost energy at rank 1, 2, …, summed from the smallest singular value.
+    lost = energies.flip(0).cumsum(0).flip(0)[1 : highest + 1] / energies.sum().clamp(min=1e-300)
+    half = singular[:highest].sqrt()  # factors of equal norm train best
     return _Spectrum(
         name,
         layer,
         (left[:, :highest] * half).float(),
         (half[:, None] * right[:highest] @ inverse).float(),
-        Options(
+        RankOptions(
             per_rank=sum(shape_of(layer)),
             weights=_weights(layer),
-            lost=lost.numpy(),
-            importance=_importance(activations, float(energy.sum())),
+            lost_energy=lost.numpy(),
+            importance=_importance(activations, float(energies.sum())),
         ),
     )
 
 
 def _whitening(activations: Activations | None, features: int) -> tuple[Tensor, Tensor]:
-    """S and its inverse, (in, in), where S Sᵀ is the damped Gram matrix with mean eigenvalue 1.
+    """S and its inverse, (in, in): S Sᵀ is the damped Gram matrix, scaled to mean eigenvalue 1.
 
-    The identity without activations, and where every input was zero.
+    The identity without activations, and where all inputs are zero.
     """
     scale = 0.0 if activations is None else _scale(activations)
     if activations is None or scale == 0.0:
@@ -247,10 +243,10 @@ def _scale(activations: Activations) -> float:
 
 
 def _importance(activations: Activations | None, energy: float) -> float:
-    """What it costs to lose the whole output: nats a token, or 1 for every layer without text.
+    """Estimated loss increase (nats per token) for losing the whole output; 1 without activations.
 
-    The second-order term of the loss by its Fisher matrix, half of error² · derivative², as if all
-    outputs mattered alike and one by one: rough, but of the same unit in all layers.
+    The second-order term with a scalar Fisher approximation, error² · gradient² / 2: rough, but in
+    the same unit for all layers.
     """
     if activations is None:
         return 1.0
@@ -258,28 +254,28 @@ def _importance(activations: Activations | None, energy: float) -> float:
 
 
 def _choose(
-    options: list[Options], rank: int | None, keep: float | None, params: float | None
+    options: list[RankOptions], rank: int | None, energy: float | None, params: float | None
 ) -> list[int | None]:
-    """A rank for each layer, None where it stays. Raises ValueError where all would."""
+    """The rank of each layer, None for an unchanged one. Raises ValueError if none changes."""
     if params is not None:
         return ranks_by_size(options, params)
-    if keep is not None:
-        asked, ranks = f"keep {keep}", [rank_by_energy(option, keep) for option in options]
+    if energy is not None:
+        asked, ranks = f"energy {energy}", [rank_by_energy(option, energy) for option in options]
     else:
         assert rank is not None
         asked, ranks = f"rank {rank}", [rank if rank <= o.highest_rank else None for o in options]
     if not any(ranks):
         most = max(option.highest_rank for option in options)
         raise ValueError(
-            f"{asked} saves nothing in any layer: ask for less (the highest rank that saves "
-            f"anything is {most})"
+            f"{asked} saves no weights in any layer: use a smaller value (the highest rank that "
+            f"saves weights is {most})"
         )
     return ranks
 
 
 @torch.no_grad()
 def _make_low_rank(model: Any, spectrum: _Spectrum, rank: int | None) -> CompressedLayer:
-    """Put the layer of that rank into the model (None: leave it), and say what that did."""
+    """Replace the layer by one of that rank; None leaves it unchanged."""
     old, new, error = spectrum.layer, spectrum.layer, 0.0
     if rank is not None:
         bias, weight = bias_of(old), next(old.parameters())
@@ -289,7 +285,7 @@ def _make_low_rank(model: Any, spectrum: _Spectrum, rank: int | None) -> Compres
         if bias is not None:
             new.U.bias.copy_(bias)
         model.set_submodule(spectrum.name, new.train(old.training))
-        error = float(spectrum.options.lost[rank - 1]) ** 0.5
+        error = float(spectrum.options.lost_energy[rank - 1]) ** 0.5
     return CompressedLayer(
         spectrum.name,
         *shape_of(old),
@@ -301,7 +297,7 @@ def _make_low_rank(model: Any, spectrum: _Spectrum, rank: int | None) -> Compres
 
 
 def _class_with_ranks(model: Any) -> Any:
-    """The class that builds this model as ``config.module_ranks`` says: its own, if it is ours."""
+    """The class that reads ``config.module_ranks``: the model's own, where it is this package's."""
     own = type(model)
     if hasattr(type(model.config), "module_ranks"):
         return own
@@ -309,32 +305,32 @@ def _class_with_ranks(model: Any) -> Any:
     low_rank = base and modeling_compressed.low_rank_class(base)
     if own not in (base, low_rank):
         raise ValueError(
-            f"a {own.__name__} cannot be compressed: only the architectures of transformers and of "
-            "this package can be told about ranks"
+            f"a {own.__name__} cannot be compressed: only architectures of transformers and of "
+            "lumenspark are supported"
         )
     return low_rank
 
 
-def _write_down(model: Any, model_class: Any, ranks: dict[str, int | None]) -> None:
-    """Make the model one that saves and loads with these ranks."""
+def _set_ranks(model: Any, model_class: Any, ranks: dict[str, int | None]) -> None:
+    """Record the ranks in the config, so that the model saves and loads with them."""
     config = model.config
     if model_class.__module__ == modeling_compressed.__name__:
-        model.__class__ = model_class  # the same, but for how it is built and saved
+        model.__class__ = model_class  # differs in construction and saving only
         code = modeling_compressed.__name__.rpartition(".")[2]
         config.auto_map = {"AutoModelForCausalLM": f"{code}.{model_class.__name__}"}
-        # Transformers writes some tensors under other names (GPT-NeoX's output layer), and finds
-        # them again for classes of its own only.
+        # transformers renames some tensors on saving (GPT-NeoX's output layer) and renames them
+        # back on loading for its own classes only.
         model._weight_conversions = []
     config.module_ranks = (getattr(config, "module_ranks", None) or {}) | ranks
 
 
 def _highest_rank(layer: nn.Module) -> int:
-    """The highest rank with fewer weights than the layer has now."""
+    """The highest rank with fewer weights than the layer has."""
     return (_weights(layer) - 1) // sum(shape_of(layer))
 
 
 def _weights(layer: nn.Module) -> int:
-    """How many, without the bias."""
+    """Number of weights, without the bias."""
     bias = bias_of(layer)
     return sum(p.numel() for p in layer.parameters()) - (0 if bias is None else bias.numel())
 

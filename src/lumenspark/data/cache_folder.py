@@ -1,4 +1,4 @@
-"""Where files are kept that can be made again."""
+"""The cache folder, for files that can be regenerated."""
 
 import os
 from collections.abc import Iterator
@@ -11,17 +11,16 @@ from lumenspark.errors import UserError
 
 
 def cache_folder() -> Path:
-    """``LUMENSPARK_CACHE`` where it is set, else the user's cache folder for this package."""
+    """``LUMENSPARK_CACHE`` if set, else the user's cache folder for this package."""
     return Path(os.environ.get("LUMENSPARK_CACHE") or platformdirs.user_cache_dir("lumenspark"))
 
 
 @contextmanager
 def writing_below(folder: Path) -> Iterator[None]:
-    """Make ``folder``; a failure to write (disk full, no permission) becomes a UserError.
+    """Create ``folder``, and convert OSErrors of the block (disk full, no permission) to UserError.
 
-    It names the file, where the OSError does (:func:`naming`).
-    Every OSError inside counts as one: what is read there has to fail in another way, as the
-    documents of a corpus do.
+    The message names the file where the OSError does (:func:`naming`). Reads inside the block must
+    not raise OSError; the documents of a corpus raise UserError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +34,7 @@ def writing_below(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError inside, such as that of a full disk, the name of the file it is about."""
+    """Add the file name to an OSError of the block, such as that of a full disk."""
     try:
         yield
     except OSError as error:

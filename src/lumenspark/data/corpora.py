@@ -1,4 +1,4 @@
-"""Where text comes from: the one function that opens a corpus by what a user calls it."""
+"""Open a corpus by name: file, folder, built-in corpus or hub dataset."""
 
 import re
 from pathlib import Path
@@ -31,24 +31,24 @@ def open_corpus(
     text_field: str = "text",
     streaming: bool = False,
 ) -> Corpus:
-    """The corpus that ``source`` names. The first of these that exists:
+    """The corpus named ``source``: the first of these that exists.
 
     1. a file or folder of .txt, .md, .jsonl, .csv, .parquet, … (:class:`.local_files.LocalFiles`),
-    2. ``python-docs``, which every Python carries with it,
+    2. ``python-docs``, from the Python installation,
     3. ``wikitext-2``, from the hub at a fixed revision,
-    4. a data set on the hub, by its id ``org/name``.
+    4. a hub dataset ``org/name``.
 
     Args:
-        layout: ``plain``, ``wikitext``, or ``auto``: looks at the start of the first file.
-        revision: hub only: branch, tag or commit. Where it is None: the default branch, but for
-            ``wikitext-2`` its fixed commit.
+        layout: ``plain``, ``wikitext``, or ``auto`` (from the start of the first file).
+        revision: hub only: branch, tag or commit; None: the default branch, or the pinned commit
+            of ``wikitext-2``.
         config: the hub configuration (none for ``wikitext-2``); for a local folder, a folder
             inside it.
-        text_field: the field or column that holds the text, in rows of files and hub sets.
-        streaming: hub only: read over the network without keeping a copy.
+        text_field: field or column with the text, in files of rows and hub datasets.
+        streaming: hub only: stream over the network without a local copy.
 
     Raises:
-        UserError: ``source`` is none of these, a file cannot be read, or the hub not reached.
+        UserError: unknown ``source``, unreadable file, or unreachable hub.
     """
     if layout not in LAYOUTS:
         raise UserError(f"there is no layout {quoted(layout)}: choose one of {', '.join(LAYOUTS)}")
@@ -60,16 +60,16 @@ def open_corpus(
     if source == "wikitext-2":
         if config is not None:
             raise UserError(
-                "wikitext-2 is one configuration already: leave out the config, or give "
-                f"{WIKITEXT} as the data for another"
+                "wikitext-2 has a single configuration: omit the config, or use "
+                f"{WIKITEXT} as the data for another one"
             )
         return open_wikitext_2(revision=revision, streaming=streaming)
     if _PATH_LIKE.match(source):
         raise UserError(f"there is no file or folder {shown(source)}: check the path")
     if not _HUB_ID.fullmatch(source):
         raise UserError(
-            f"there is no corpus {quoted(source)}: it is not a file or folder here, not python-docs"
-            " or wikitext-2, and not a data set on the hub, which has an id like org/name"
+            f"there is no corpus {quoted(source)}: give a file or folder, python-docs, wikitext-2, "
+            "or the id of a hub dataset such as org/name"
         )
     return open_hub(
         source,
@@ -82,13 +82,13 @@ def open_corpus(
 
 
 def existing(source: str) -> Path | None:
-    """The file or folder that ``source`` names, None where there is none.
+    """The file or folder named ``source``; None if it does not exist.
 
     Raises:
-        UserError: what no file can be called, or a path that may not be looked at.
+        UserError: an invalid path, or one without permission.
     """
     if not source.strip():
-        raise UserError("the name is empty: give a file, a folder or an id of the hub")
+        raise UserError("the name is empty: give a file, a folder or a hub id")
     try:
         path = Path(source).expanduser()
         return path if path.exists() else None

@@ -1,4 +1,4 @@
-"""Documents, the pieces they are read in, and the three splits they fall into. Text only."""
+"""Documents, their pieces, and the train, validation and test splits. Text only."""
 
 import hashlib
 import re
@@ -15,17 +15,14 @@ FILE_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-PIECE = 1 << 16  # characters; encoding takes about 250 bytes of memory for each
+PIECE = 1 << 16  # characters; encoding takes about 250 bytes of memory per character
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
 
-TEXT_FIELD_FIX = (
-    "name the right text field (--corpus.text-field for train, prepare and sweep, --text-field for "
-    "evaluate and compress)"
-)
+TEXT_FIELD_FIX = "name the right one with --corpus.text-field"
 LONGEST_NAME = 400  # characters of a path in a message
-MARK = "\ufeff"  # a byte-order mark says how a file is encoded and is no part of its text
+MARK = "\ufeff"  # byte-order mark, which is not part of the text
 
-_MARKS = re.compile(f"(?<![^\n]){MARK}+")  # where a line begins
+_MARKS = re.compile(f"(?<![^\n]){MARK}+")  # at the start of a line
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 # \x1c to \x1f are whitespace to Python, but not to Unicode and the pre-tokenizers
 _BEFORE_WHITESPACE = re.compile(r"\S(?=[^\S\x1c-\x1f])")
@@ -33,7 +30,7 @@ _BEFORE_WHITESPACE = re.compile(r"\S(?=[^\S\x1c-\x1f])")
 
 @dataclass(frozen=True)
 class Piece:
-    """A document, or a part of a long one: memory never grows with a document."""
+    """A document, or part of a long one, which bounds memory."""
 
     text: str
     starts: bool = True
@@ -43,19 +40,19 @@ class Piece:
 
 
 class Corpus(ABC):
-    """Documents in up to three splits. Subclasses say where they come from.
+    """Documents in up to three splits; subclasses define the source.
 
     Attributes:
-        name: what the user called it: ``python-docs``, ``wikitext-2``, a path, a hub id.
+        name: as the user gave it: ``python-docs``, ``wikitext-2``, a path, a hub id.
         layout: ``plain``, or ``wikitext`` (a document is an article, with its headings).
-        hub_id: the data set on the hub, None for anything else.
-        revision: the hub commit, resolved.
-        config: the hub configuration, or the folder inside a local one, that was asked for.
-        text_field: the field or column that holds the text, in rows.
-        license: as the source names it, None when it does not.
-        language: ISO 639-1 code, None when the source names none or several.
-        left_out: what lies there and is not read, by name: files, or splits of a hub set (which
-            are known after the first look at it).
+        hub_id: id of a hub dataset, else None.
+        revision: resolved hub commit.
+        config: hub configuration, or folder inside a local one.
+        text_field: field or column with the text, in rows.
+        license: as stated by the source, else None.
+        language: ISO 639-1 code; None if the source names none or several.
+        left_out: names of files, or of splits of a hub dataset (known after it was opened), that
+            are not read.
     """
 
     name: str
@@ -70,40 +67,40 @@ class Corpus(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256 (hex) over everything that determines the documents."""
+        """SHA-256 (hex) of everything that determines the documents."""
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The splits that the source names; all three where it names none and text is divided."""
+        """The splits of the source; all three for a source without splits, which is divided."""
 
     def is_divided(self) -> bool:
-        """Whether the source names no splits, so that its documents are divided."""
+        """Whether the source has no splits, and documents are assigned to splits here."""
         return False
 
     def file_count(self, split: str) -> int | None:
-        """How many files the split is read from; None where the text comes from no files."""
+        """Number of files of the split; None for a source without files."""
         return None
 
-    def check_unchanged(self) -> None:  # noqa: B027, most sources cannot change
-        """Raise UserError where the text is known to have changed since :meth:`digest`."""
+    def check_unchanged(self) -> None:  # noqa: B027, most sources are immutable
+        """Raise UserError if the text has changed since :meth:`digest`."""
 
     @abstractmethod
     def documents(self, split: str) -> Iterator[Piece]:
         """The documents of a split that is in ``splits()``.
 
         Raises:
-            UserError: text that cannot be read. Never an OSError, which is left to who writes.
+            UserError: unreadable text. Never OSError, which is reserved for writers.
         """
 
     @abstractmethod
     def size(self, split: str) -> int | None:
-        """About how many bytes of text the split holds; None when nobody knows without reading."""
+        """Approximate bytes of text in the split; None if unknown without reading it."""
 
     def pieces(self, split: str) -> Iterator[Piece]:
-        """The documents of ``split`` in their raw form, long ones in several pieces.
+        """The raw documents of ``split``, long ones in several pieces.
 
         Raises:
-            UserError: there is no such split, or no text in it, or text that cannot be read.
+            UserError: missing or empty split, or unreadable text.
         """
         if split not in self.splits():
             raise UserError(self.missing(split))
@@ -115,7 +112,7 @@ class Corpus(ABC):
             raise UserError(self.missing(split))
 
     def missing(self, split: str) -> str:
-        """The sentence for a split without text: why, and what to do."""
+        """The error message for a missing or empty split."""
         if split not in SPLITS:
             return f"there is no split {quoted(split)}: the splits are {', '.join(SPLITS)}"
         files = " or ".join(f"{name}.txt" for name in FILE_NAMES[split])
@@ -132,8 +129,8 @@ class Corpus(ABC):
             f"into {split}, chosen by hash), or name a file {files}"
         )
 
-    def what_is_left_out(self) -> str | None:
-        """What is not read, in a line; None where everything is."""
+    def describe_left_out(self) -> str | None:
+        """One line on the files or splits that are not read; None if there are none."""
         if not self.left_out:
             return None
         count = len(self.left_out)
@@ -142,11 +139,10 @@ class Corpus(ABC):
         return f"left out: {counted} ({listed(self.left_out)})"
 
     def text_chunks(self, split: str) -> Iterator[str]:
-        """The split as one raw text, bit by bit, with a line break between documents without one.
+        """The split as one raw text, in chunks; documents are separated by a line break.
 
-        For a split that is one local file this is the file, byte for byte in UTF-8, but for
-        byte-order marks, which are no text, and Windows line ends, which are read as ``\\n``. So
-        bytes are counted of the same text that a model is trained on and scored on.
+        For a single local file the text equals the file, without byte-order marks and with
+        ``\\n`` for Windows line ends. Training, scoring and byte counts use the same text.
         """
         line_ended = True
         for piece in self.pieces(split):
@@ -161,11 +157,11 @@ class Corpus(ABC):
 
 
 def cut(chunks: Iterable[str], size: int = PIECE) -> Iterator[Piece]:
-    """One document, given in chunks, as pieces of at most ``size`` characters.
+    """Cut a document, given in chunks, into pieces of at most ``size`` characters.
 
-    A piece ends just before a run of whitespace. No pre-tokenizer of the GPT-2 kind joins a
-    character to whitespace after it, and NFKC never combines across that place, so the pieces
-    have the ids of the whole. Where ``size`` characters hold no such place, the cut is hard.
+    Cuts are before whitespace: pre-tokenizers of the GPT-2 kind never join a character with the
+    whitespace after it, and NFKC never combines across it, so token ids are those of the whole
+    document. Without whitespace in ``size`` characters the cut is after the last character.
     """
     rest, starts = "", True
     for chunk in chunks:
@@ -179,7 +175,7 @@ def cut(chunks: Iterable[str], size: int = PIECE) -> Iterator[Piece]:
 
 
 def _last_cut(text: str, size: int) -> int:
-    for window in (1024, size):  # the last such place is nearly always close to the end
+    for window in (1024, size):  # nearly always found in the first window
         places = _BEFORE_WHITESPACE.finditer(text, max(0, size - window), size + 1)
         last = max((match.end() for match in places), default=0)
         if last:
@@ -188,9 +184,9 @@ def _last_cut(text: str, size: int) -> int:
 
 
 def split_of(text: str) -> str:
-    """The split that a document falls into: by the SHA-256 of its text and nothing else.
+    """The split of a document, from the SHA-256 of its text alone.
 
-    So neither the order of documents nor adding some ever moves one to another split.
+    Reordering or adding documents never moves another one to a different split.
     """
     point = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
     if point < SHARES["test"]:
@@ -201,7 +197,7 @@ def split_of(text: str) -> str:
 
 
 def in_split(pieces: Iterable[Piece], split: str) -> Iterator[Piece]:
-    """The documents that :func:`split_of` puts into ``split``, judged by their first piece."""
+    """The documents whose first piece :func:`split_of` assigns to ``split``."""
     inside = False
     for piece in pieces:
         if piece.starts:
@@ -211,11 +207,11 @@ def in_split(pieces: Iterable[Piece], split: str) -> Iterator[Piece]:
 
 
 def row_text(row: object, field: str, where: str) -> str | None:
-    """The text of a row that came as a mapping; None where it is null. ``where`` names the row."""
+    """The text of a row, None if it is null. ``where`` names the row in errors."""
     if not isinstance(row, dict):
         raise UserError(
-            f"{where} is not an object with a field {quoted(field)}: write one a row, or give the "
-            "text as .txt"
+            f"{where} is not an object with a field {quoted(field)}: write one object per row, or "
+            "use .txt"
         )
     if field not in row:
         raise UserError(f"{where} has no field {quoted(field)} ({_present(row)}): {TEXT_FIELD_FIX}")
@@ -223,7 +219,7 @@ def row_text(row: object, field: str, where: str) -> str | None:
 
 
 def no_column(where: str, field: str, columns: Iterable[object]) -> UserError:
-    """The error for a table without the text's column."""
+    """The error for a table without the text column."""
     return UserError(
         f"{where} has no column {quoted(field)} ({_present(columns)}): {TEXT_FIELD_FIX}"
     )
@@ -234,16 +230,14 @@ def _present(names: Iterable[object]) -> str:
 
 
 def value_text(text: object, field: str, where: str) -> str | None:
-    """The value of a row's field or column as a document; None where it is null."""
+    """The document in a field or column; None if it is null."""
     if text is None:
         return None
     if not isinstance(text, str):
         kind = type(text).__name__
         raise UserError(f"{where}: the field {quoted(field)} is {kind}, not text: {TEXT_FIELD_FIX}")
     if _HALF_PAIR.search(text):
-        raise UserError(
-            f"{where}: the field {quoted(field)} has half of a surrogate pair: remove it"
-        )
+        raise UserError(f"{where}: the field {quoted(field)} has a lone surrogate: remove it")
     return normal_text(text)
 
 
@@ -253,15 +247,15 @@ def normal_text(text: str) -> str:
 
 
 def without_marks(text: str) -> str:
-    """``text`` without the byte-order marks before its lines: files that were joined have several.
+    """``text`` without byte-order marks at line starts, of which concatenated files have several.
 
-    Inside a line the character is a part of the text.
+    Inside a line the character is part of the text.
     """
     return _MARKS.sub("", text) if MARK in text else text
 
 
 def shown(name: object) -> str:
-    """A name for a message: as it is, or quoted where it holds line breaks or is not UTF-8."""
+    """A name for a message, quoted if it has line breaks or invalid UTF-8."""
     text = shortened(str(name), LONGEST_NAME)
     return text if text.isprintable() else repr(text)
 

@@ -1,4 +1,4 @@
-"""What lies in a folder: which of it is text, and what is left out."""
+"""Find the text files in a folder."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from lumenspark.errors import UserError
 
 PLAIN_KINDS = (".txt", ".md")
 ROW_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-NEVER_COMPRESSED = (".parquet", ".arrow")  # they need seeking, and are compressed inside
+NEVER_COMPRESSED = (".parquet", ".arrow")  # these need seeking and have internal compression
 KINDS = PLAIN_KINDS + ROW_KINDS
 
 _PUBLISHED_WIKITEXT = re.compile(r"wiki\.(train|valid|test)\.(raw|tokens)")
@@ -23,7 +23,7 @@ _ABOUT = re.compile(
     r"|copying|notice|citation|change(?:log|s)|authors|contributors|contributing"
     r"|code[-_]of[-_]conduct"
 )
-# what `datasets` and the hub keep beside the rows; cache-… are the results of maps and filters
+# files of `datasets` and the hub without rows; cache-… are results of map and filter
 _NOT_ROWS = re.compile(
     r"(?:dataset_infos?|dataset_dict|state|config|package|metadata)\.json|cache-.*\.arrow"
 )
@@ -31,14 +31,14 @@ _NOT_ROWS = re.compile(
 
 @dataclass(frozen=True)
 class FileListing:
-    """The files of a folder, in the order of their paths, which are relative to it."""
+    """The files of a folder by sorted relative path: text files, and others."""
 
     text: tuple[Path, ...]
     others: tuple[Path, ...]
 
 
 def kind_of(path: Path) -> str | None:
-    """One of ``KINDS``, by the ending of the name; None where it is none of them."""
+    """The extension, one of ``KINDS``; None for other files."""
     if _PUBLISHED_WIKITEXT.fullmatch(path.name.lower()):
         return ".txt"
     bare = _without_compression(path)
@@ -49,7 +49,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without the endings that say its kind."""
+    """The file name without extensions."""
     return _without_compression(path).stem
 
 
@@ -58,17 +58,19 @@ def _without_compression(path: Path) -> Path:
 
 
 def find_text_files(folder: Path) -> FileListing:
-    """All that lies in ``folder`` and below it, but for hidden files.
+    """All files in ``folder`` and its subfolders, except hidden ones.
 
-    Text are files of ``KINDS``, but for what describes the text (README, LICENSE, …) where there is
-    anything else, and for a compressed file beside the same one that is not. Links to folders are
-    followed, each folder is entered once.
+    Text files are those of ``KINDS``, without files about the text (README, LICENSE, …) unless
+    there are no others, and without a compressed copy of another file. Links to folders are
+    followed; each folder is visited once.
     """
     files, odd = _files_below(folder)
-    known = [path for path in files if kind_of(path) and not _NOT_ROWS.fullmatch(path.name.lower())]
-    there = set(known)
-    known = [path for path in known if _without_compression(path) not in there - {path}]
-    texts = [path for path in known if not _is_about(path)] or known
+    candidates = [
+        path for path in files if kind_of(path) and not _NOT_ROWS.fullmatch(path.name.lower())
+    ]
+    present = set(candidates)
+    candidates = [p for p in candidates if _without_compression(p) not in present - {p}]
+    texts = [path for path in candidates if not _is_about(path)] or candidates
     others = (set(files) - set(texts)) | set(odd)
     return FileListing(tuple(sorted(texts)), tuple(sorted(others)))
 
@@ -78,7 +80,7 @@ def _is_about(path: Path) -> bool:
 
 
 def _files_below(root: Path) -> tuple[list[Path], list[Path]]:
-    """Files, and what is neither a file nor a folder (pipes, devices); relative paths."""
+    """Relative paths of files, and of pipes and devices."""
     files: list[Path] = []
     odd: list[Path] = []
     folders, linked = [root], list[Path]()
@@ -94,7 +96,7 @@ def _files_below(root: Path) -> tuple[list[Path], list[Path]]:
             mode = _mode(path)
             if mode is not None and stat.S_ISDIR(mode):
                 (linked if entry.is_symlink() else folders).append(path)
-            elif mode is None or stat.S_ISREG(mode):  # a broken link: reading it will say so
+            elif mode is None or stat.S_ISREG(mode):  # a broken link fails when it is read
                 files.append(path.relative_to(root))
             else:
                 odd.append(path.relative_to(root))
@@ -108,7 +110,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise UserError(
             f"the folder {shown(folder)} cannot be read ({error.strerror}): make it readable or "
-            "take it away"
+            "remove it"
         ) from error
 
 
@@ -116,7 +118,7 @@ def _is_new(folder: Path, entered: set[tuple[int, int]]) -> bool:
     try:
         status = folder.stat()
     except OSError:
-        return True  # whoever lists it will say so
+        return True  # listing it raises
     identity = (status.st_dev, status.st_ino)
     if identity in entered:
         return False
@@ -132,10 +134,10 @@ def _mode(path: Path) -> int | None:
 
 
 def no_text(root: Path, others: Iterable[Path]) -> str:
-    """The sentence for a folder or file in which nothing is of a known kind."""
-    there = listed([str(path) for path in others])
+    """The error message for a folder or file without text files."""
+    present = listed([str(path) for path in others])
     return (
-        f"there is no text in {shown(root)}{f' (only {there})' if there else ''}: it needs a file "
-        f"of the kinds {', '.join(KINDS)}, which but for {' and '.join(NEVER_COMPRESSED)} may be "
-        f"compressed ({', '.join(COMPRESSED)}), so unpack archives and save other kinds as .txt"
+        f"there is no text in {shown(root)}{f' (only {present})' if present else ''}: supported "
+        f"are {', '.join(KINDS)}, all but {' and '.join(NEVER_COMPRESSED)} also compressed "
+        f"({', '.join(COMPRESSED)}), so unpack archives and save other files as .txt"
     )

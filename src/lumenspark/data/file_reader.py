@@ -1,7 +1,7 @@
-"""The bytes and the text of a file: decompressed, without a byte-order mark, in small pieces.
+"""Read the bytes and the text of a file: decompressed, without byte-order mark, in chunks.
 
-Only regular files are opened, so that nothing waits for a pipe; and whatever goes wrong while a
-file is read becomes a UserError that names it.
+Only regular files are opened, since reading a pipe may block. Read errors become a UserError that
+names the file.
 """
 
 import codecs
@@ -17,7 +17,7 @@ from lumenspark.data.documents import PIECE, shown, without_marks
 from lumenspark.errors import UserError, first_line, reading
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-LONGEST_ROW = 1 << 26  # bytes; a row is held in memory, a document of plain text is not
+LONGEST_ROW = 1 << 26  # bytes; rows are held in memory, plain documents are not
 
 _UTF8_MARK = codecs.BOM_UTF8
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -25,8 +25,8 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 @contextmanager
 def reading_file(path: Path) -> Iterator[None]:
-    """Inside, ``path`` is read; what keeps it from that becomes a UserError. Parsing alone."""
-    fix = "make it readable or take it away"
+    """Convert read errors of the block to a UserError about ``path``. For parsing alone."""
+    fix = "make it readable or remove it"
     with reading(f"the file {shown(path)}", fix):
         try:
             yield
@@ -37,20 +37,20 @@ def reading_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[io.BufferedReader]:
-    """The bytes of a regular file, as they lie there."""
+    """The raw bytes of a regular file."""
     with reading_file(path):
-        # A pipe that somebody put here in the meantime would wait for its writer.
+        # Non-blocking, since a pipe may have replaced the file.
         binary = getattr(os, "O_BINARY", 0)  # Windows
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | binary)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"{shown(path)} is no regular file: take it away")
+                raise UserError(f"{shown(path)} is not a regular file: remove it")
             yield file
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
-    """The decompressed bytes of a file of text, after a byte-order mark."""
+    """The decompressed bytes of a text file, positioned after a byte-order mark."""
     with open_file(path) as file, ExitStack() as stack:
         plain = _decompressed(file, path.suffix.lower(), stack)
         plain.read(_mark_length(plain, path))
@@ -88,7 +88,7 @@ def _mark_length(file: io.BufferedReader, path: Path) -> int:
 
 
 def mark_length(path: Path) -> int:
-    """How many bytes a byte-order mark takes at the start of the text: 3 or 0."""
+    """Length in bytes of the byte-order mark at the start of the text: 3 or 0."""
     with open_file(path) as file, ExitStack() as stack:
         return _mark_length(_decompressed(file, path.suffix.lower(), stack), path)
 
@@ -98,13 +98,13 @@ def is_compressed(path: Path) -> bool:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of the file as it lies there."""
+    """Bytes of the file on disk."""
     with reading_file(path):
         return path.stat().st_size
 
 
 def text_size(path: Path) -> int:
-    """Bytes of the decompressed text, without a byte-order mark. Reads a compressed file."""
+    """Bytes of the decompressed text, without byte-order mark. Reads a compressed file in full."""
     if not is_compressed(path):
         return file_size(path) - mark_length(path)
     with open_bytes(path) as file:
@@ -112,7 +112,7 @@ def text_size(path: Path) -> int:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether the file only says where Git LFS keeps its content."""
+    """Whether the file is a Git LFS pointer."""
     if file_size(path) > 1024:
         return False
     with open_file(path) as file:
@@ -140,19 +140,19 @@ def _skip(file: BinaryIO, count: int) -> None:
 def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[str]:
     """The text from byte ``begin`` to ``end``, in chunks; Windows line ends are read as ``\\n``.
 
-    Byte-order marks before a line are left out.
+    Byte-order marks at line starts are dropped.
 
     Raises:
-        UserError: the file cannot be read, or a byte of it is not UTF-8 (with line and offset).
+        UserError: unreadable file, or invalid UTF-8 (with line and offset).
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, held = begin, ""  # a "\r" is held back until it is known what comes after it
-    before = "\n"  # stands for what the next chunk follows: a line break or not
+    offset, held = begin, ""  # a trailing "\r" is held back until the next character is known
+    before = "\n"  # the character before the next chunk, or a space
     for data in bytes_from(path, begin, end):
         if offset == 0 and data.count(0) * 10 > len(data):
             raise UserError(
-                f"{shown(path)} is full of zero bytes, so it looks like UTF-16 or no text at all: "
-                "save it as UTF-8 or take it away"
+                f"{shown(path)} is full of zero bytes, so it is UTF-16 or not text: "
+                "save it as UTF-8 or remove it"
             )
         text = held + _decoded(decoder, data, offset, path)
         offset += len(data)
@@ -168,7 +168,7 @@ def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[st
 def _decoded(
     decoder: codecs.IncrementalDecoder, data: bytes, offset: int, path: Path, final: bool = False
 ) -> str:
-    pending = len(decoder.getstate()[0])  # bytes of a character that the last read cut
+    pending = len(decoder.getstate()[0])  # bytes of a character cut by the last read
     try:
         return decoder.decode(data, final)
     except UnicodeDecodeError as error:
@@ -188,10 +188,10 @@ def not_utf8(path: Path, offset: int) -> UserError:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a file of rows, each with its line break.
+    """The lines of a file, each with its line break.
 
     Raises:
-        UserError: as :func:`read_text`, and where a line is longer than 64 MiB.
+        UserError: as :func:`read_text`, and for a line over 64 MiB.
     """
     offset = 0
     with open_bytes(path) as file:
@@ -206,8 +206,8 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def too_long(where: str) -> UserError:
-    """The error for a row that is larger than memory should have to hold."""
+    """The error for a row over ``LONGEST_ROW`` bytes."""
     return UserError(
         f"{where} is longer than {LONGEST_ROW >> 20} MiB: divide it into several documents, or "
-        "give it as .txt"
+        "use .txt"
     )

@@ -1,4 +1,4 @@
-"""A corpus from the hub, by id, through ``datasets``; and what the hub says about an id."""
+"""Corpora from the Hugging Face Hub, loaded by ``datasets``; and repository info by id."""
 
 import hashlib
 import re
@@ -29,11 +29,11 @@ WIKITEXT_LICENSE = "CC BY-SA"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class HubSet(Corpus):
-    """A text data set on the hub: a row is a document, or a line where the layout is wikitext.
+class HubDataset(Corpus):
+    """A text dataset on the hub: one document per row, or one line per row in WikiText layout.
 
-    A set whose only split is ``train`` (the hub's name for all there is) is divided by the hash
-    of its documents. Nothing is downloaded before the first document is asked for.
+    A dataset with ``train`` as its only split is divided by the hash of its documents. Nothing is
+    downloaded before the first access to a split.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class HubSet(Corpus):
             return super().missing(split)
         return (
             f"{self.name} has no {split} split, only {', '.join(self.splits())}: choose another "
-            "set or another config of it, or download it and name its files after splits"
+            "dataset or config, or download it and name its files after splits"
         )
 
     def is_divided(self) -> bool:
@@ -80,7 +80,7 @@ class HubSet(Corpus):
 
     def size(self, split: str) -> int | None:
         rows = self._sets["train" if self._train_alone() else split]
-        with reading(f"what {self.name} says of its size", "try again"):
+        with reading(f"the size of {self.name}", "try again"):
             known = (rows.info.splits or {}).get(str(rows.split))
             if known is None or not known.num_bytes:
                 return None
@@ -101,7 +101,7 @@ class HubSet(Corpus):
                 yield from cut([text])
 
     def _rows(self, split: str) -> Iterator[str]:
-        # what fails is the connection where the set is streamed, else the hub's cache
+        # a failure is that of the connection when streaming, else of the hub cache
         rows = guarded(self._sets[split], f"{self.name}, {split}", "try again")
         for number, row in enumerate(rows, start=1):
             text = row_text(row, self.text_field, f"{self.name}, {split}, row {number}")
@@ -110,10 +110,10 @@ class HubSet(Corpus):
 
     @cached_property
     def _sets(self) -> dict[str, Any]:
-        """The rows of each split, under our names for them."""
+        """The rows by split, under this package's names."""
         assert self.hub_id is not None
-        if not Path(self.hub_id).is_dir():  # `datasets` needs half a minute to see that all is lost
-            reach("dataset", self.hub_id, self.revision, self.config)
+        if not Path(self.hub_id).is_dir():  # `datasets` takes half a minute to fail
+            repo_info("dataset", self.hub_id, self.revision, self.config)
         found = self._load()
         sets: dict[str, Any] = {}
         for name, rows in sorted(found.items(), key=lambda item: item[0] not in SPLITS):
@@ -125,7 +125,7 @@ class HubSet(Corpus):
         if not sets:
             raise UserError(
                 f"{self.hub_id} has no train, validation or test split, only "
-                f"{listed(list(found)) or 'none'}: choose another set, or another config of it"
+                f"{listed(list(found)) or 'none'}: choose another dataset or config"
             )
         return sets
 
@@ -139,13 +139,12 @@ class HubSet(Corpus):
             return {str(name): rows for name, rows in found.items()}
         except ConnectionError:
             raise UserError(_offline("dataset", str(self.hub_id), self.config)) from None
-        # No such set or file in it; no such config; a set that is a program; no room for it; and
-        # whatever else the code raises that reads files of strangers.
+        # Missing dataset, file or config, a script dataset, a full disk, or a parser error.
         except Exception as error:
             reason = ": ".join(map(first_line, filter(None, (error, error.__cause__))))
             raise UserError(
-                f"the data set {self.hub_id} cannot be loaded: {reason}; choose another set, or "
-                "another config of it"
+                f"the dataset {self.hub_id} cannot be loaded: {reason}; choose another dataset or "
+                "config"
             ) from error
 
 
@@ -157,15 +156,15 @@ def open_hub(
     config: str | None,
     text_field: str,
     streaming: bool,
-) -> HubSet:
-    """The data set of that id. Layout ``auto`` is wikitext for the WikiText sets, else plain.
+) -> HubDataset:
+    """The dataset ``hub_id``. Layout ``auto`` is wikitext for the WikiText datasets, else plain.
 
-    The network is needed here, to resolve the revision, unless that is a full commit id.
+    Resolving the revision needs the network, unless it is a full commit id.
     """
     commit, info = _resolve(hub_id, revision)
     if layout == "auto":
         layout = "wikitext" if hub_id.lower() == WIKITEXT.lower() else "plain"
-    corpus = HubSet(
+    corpus = HubDataset(
         hub_id,
         hub_id,
         revision=commit,
@@ -181,9 +180,9 @@ def open_hub(
     return corpus
 
 
-def open_wikitext_2(*, revision: str | None = None, streaming: bool = False) -> HubSet:
-    """WikiText-2 raw as published, at a fixed revision unless another one is given."""
-    corpus = HubSet(
+def open_wikitext_2(*, revision: str | None = None, streaming: bool = False) -> HubDataset:
+    """WikiText-2 raw as published, at a pinned revision by default."""
+    corpus = HubDataset(
         "wikitext-2",
         WIKITEXT,
         revision=_resolve(WIKITEXT, revision or WIKITEXT_REVISION)[0],
@@ -197,25 +196,25 @@ def open_wikitext_2(*, revision: str | None = None, streaming: bool = False) -> 
 
 
 def _resolve(hub_id: str, revision: str | None) -> tuple[str, Any | None]:
-    """The full commit id, and what the hub knows of the set where it had to be asked."""
+    """The full commit id, and the dataset info if the hub was queried."""
     if revision and _COMMIT.fullmatch(revision):
         return revision, None
-    info = reach("dataset", hub_id, revision)
+    info = repo_info("dataset", hub_id, revision)
     if info is None:
         raise UserError(
-            f"in offline mode the newest version of {hub_id} cannot be looked up: "
+            f"the latest revision of {hub_id} cannot be looked up offline: "
             "give the revision as a full commit id"
         )
     return str(info.sha), info
 
 
-def reach(
+def repo_info(
     kind: str, hub_id: str, revision: str | None = None, config: str | None = None
 ) -> Any | None:
-    """What the hub knows of a ``dataset`` or ``model``; None in offline mode (then caches serve).
+    """Repository info of a ``dataset`` or ``model``; None in offline mode, for use of the cache.
 
     Raises:
-        UserError: there is no network, or no such thing on the hub.
+        UserError: no network, or no such repository.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
@@ -238,7 +237,7 @@ def reach(
         raise UserError(_offline(kind, hub_id, config)) from None
     except Exception as error:
         raise UserError(
-            f"what the hub says of the {kind} {quoted(hub_id)} cannot be read "
+            f"the hub's info on the {kind} {quoted(hub_id)} cannot be read "
             f"({first_line(error)}): try again"
         ) from error
 
@@ -247,14 +246,14 @@ def _offline(kind: str, hub_id: str, config: str | None) -> str:
     part = f" --include '{config}/*'" if config else ""
     return (
         f"there is no file or folder {hub_id}, and the hub cannot be reached to look for a {kind} "
-        f"of that name: without network, download it once elsewhere (hf download {hub_id} "
-        f"--repo-type {kind}{part} --local-dir FOLDER) and give the folder instead, or set "
-        "HF_HUB_OFFLINE=1 to use a copy in this machine's hub cache"
+        f"of that name: download it on a machine with network (hf download {hub_id} "
+        f"--repo-type {kind}{part} --local-dir FOLDER) and give the folder, or set "
+        "HF_HUB_OFFLINE=1 to use a copy in the hub cache"
     )
 
 
 def _texts(card: object, field: str) -> list[str]:
-    """A field of a card, which anybody may have written: a text, a list of them, or anything."""
+    """The strings of a card field, whose type is not guaranteed."""
     value = getattr(card, field, None)
     values = value if isinstance(value, list) else [value]
     return [text for text in values if isinstance(text, str)]

@@ -1,7 +1,7 @@
-"""A corpus from files: .txt and .md (a file is a document), and rows (a row is one).
+"""A corpus of local files: .txt and .md (one document per file), and files of rows (one per row).
 
-Rows are those of .jsonl, .json, .csv, .tsv, .parquet and .arrow (which ``save_to_disk`` of
-`datasets` writes). All but the last two may be compressed: .gz, .bz2, .xz, .zst.
+Files of rows: .jsonl, .json, .csv, .tsv, .parquet and .arrow (written by ``save_to_disk`` of
+`datasets`). All but the last two may be compressed: .gz, .bz2, .xz, .zst.
 """
 
 import hashlib
@@ -44,22 +44,21 @@ from lumenspark.data.split_names import (
 from lumenspark.data.wikitext import articles, lines_from_rows, looks_like_wikitext
 from lumenspark.errors import UserError
 
-LONG = 1 << 16  # bytes; a longer plain document is divided by position
+LONG = 1 << 16  # bytes; longer plain documents are split by position
 
 Window = Callable[[int, int], bytes]
 
 
 @dataclass
 class LocalFiles(Corpus):
-    """A file, or a folder with everything in it and below it, in the order of the paths.
+    """A file, or all files of a folder and its subfolders, in path order.
 
     Splits are named by files (``train.txt``, ``wiki.valid.txt``, ``test-00000-of-00002.parquet``)
-    or by folders, as :mod:`.split_names` says; then files without such a name are left out. Where
-    nothing is named, 90% of the documents are for training, 5% for validation and 5% for testing,
-    chosen by the hash of their text; and a plain document of more than 64 KiB, which a hash cannot
-    divide, is cut at line breaks instead: its first 90%, the next 5%, the last 5%.
+    or folders, see :mod:`.split_names`; other files are left out then. Without named splits, 90% of
+    the documents go to train, 5% to validation and 5% to test, by the hash of their text; a plain
+    document over 64 KiB is cut at line breaks instead, into its first 90%, next 5% and last 5%.
 
-    Byte-order marks before a line are no text, and Windows line ends are read as ``\\n``, in
+    Byte-order marks at line starts are dropped and Windows line ends are read as ``\\n``, in
     training and evaluation alike.
     """
 
@@ -98,8 +97,8 @@ class LocalFiles(Corpus):
         for path, state in self._seen.items():
             if _state(path) != state:
                 raise UserError(
-                    f"the file {shown(path)} has changed while it was read: start again when "
-                    "nothing writes to it any more"
+                    f"the file {shown(path)} changed while it was read: start again when "
+                    "it is complete"
                 )
 
     def size(self, split: str) -> int | None:
@@ -127,7 +126,7 @@ class LocalFiles(Corpus):
             if not _has_rows(path):
                 yield from articles(read_text(path))
         rows = (self._rows(path) for path in files if _has_rows(path))
-        # one stream, since an article may go on in the next file of a split
+        # one stream, since an article may continue in the next file of a split
         yield from articles(lines_from_rows(chain.from_iterable(rows)))
 
     def _plain(self, path: Path) -> Iterator[Iterator[Piece]]:
@@ -137,7 +136,7 @@ class LocalFiles(Corpus):
             yield cut(read_text(path))
 
     def _divided(self, path: Path, split: str) -> Iterator[Piece]:
-        """What falls into ``split`` of a file that belongs to no named one."""
+        """The part of a file without named split that is assigned to ``split``."""
         if not _has_rows(path):
             yield from self._divided_file(path, split)
             return
@@ -157,7 +156,7 @@ class LocalFiles(Corpus):
             yield from cut(read_text(path, *parts[split]))
 
     def _parts_of_file(self, path: Path) -> dict[str, tuple[int, int]] | None:
-        """Where the splits lie in a plain file; None for one that is not divided by position."""
+        """Byte ranges of the splits in a plain file; None for a file assigned by hash."""
         if path not in self._divisions:
             size = text_size(path)
             window = partial(_window_of_file, path)
@@ -166,13 +165,13 @@ class LocalFiles(Corpus):
 
     @cached_property
     def _divisions(self) -> dict[Path, dict[str, tuple[int, int]] | None]:
-        return {}  # kept, since a compressed file is read for them
+        return {}  # cached, since they need a pass over a compressed file
 
     def _rows(self, path: Path) -> Iterator[str]:
         return read_rows(path, self.text_field)
 
     def start(self) -> str:
-        """The first few lines of the first file of text, to know its layout by."""
+        """The first lines of the first file, for layout detection."""
         path = next(iter(self.named.get("train", self.files)))
         if _has_rows(path):
             return "".join(islice(lines_from_rows(self._rows(path)), 4))
@@ -180,13 +179,13 @@ class LocalFiles(Corpus):
 
 
 def open_files(source: str, layout: str, config: str | None, text_field: str) -> LocalFiles:
-    """The corpus in a file or folder; ``config`` names a folder inside it.
+    """The corpus of a file or folder; ``config`` is a folder inside it.
 
     Raises:
-        UserError: no file of a known kind, an empty one, or names that may mean splits or not.
+        UserError: no text file, an empty one, or ambiguous split names.
     """
     root = Path(source, config) if config else Path(source)
-    folder, texts, others = _found(root)
+    folder, texts, others = _list_files(root)
     named = _named_splits(root, folder, texts)
     if named:
         chosen = tuple(sorted(chain.from_iterable(named.values())))
@@ -210,8 +209,8 @@ def open_files(source: str, layout: str, config: str | None, text_field: str) ->
     return corpus
 
 
-def _found(root: Path) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
-    """A folder, and in it, relative to it, the files of text and the others."""
+def _list_files(root: Path) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
+    """The folder, and relative paths of its text files and other files."""
     with reading_file(root):
         is_folder, is_file = root.is_dir(), root.is_file()
     if is_folder:
@@ -229,7 +228,7 @@ def _found(root: Path) -> tuple[Path, tuple[Path, ...], tuple[Path, ...]]:
 def _named_splits(root: Path, folder: Path, texts: tuple[Path, ...]) -> dict[str, tuple[Path, ...]]:
     stems = {path: stem_of(path) for path in texts}
     if root != folder and split_by_name(stems[texts[0]]) == "":
-        return {}  # a file that is named by the user is the only one, whatever its name may mean
+        return {}  # a single file given by the user is not a split
     try:
         splits = splits_of_files(stems)
     except UnclearNamesError as error:
@@ -248,14 +247,14 @@ def _unclear(root: Path, error: UnclearNamesError) -> str:
     what = EITHER if readings == {EITHER} else "a split (train, validation, test)"
     return (
         f"in {shown(root)} {len(paths):,} {'file looks' if one else 'files look'} as if named "
-        f"after {what}, but not clearly ({listed(paths)}): name the files of a split train.txt, "
-        "validation.txt or test.txt, or put them into a folder of that name, and rename what "
-        "belongs to none"
+        f"after {what}, but ambiguously ({listed(paths)}): name the files of a split train.txt, "
+        "validation.txt or test.txt, or put them into a folder of that name, and rename files "
+        "that belong to no split"
     )
 
 
 def _without_other_json(folder: Path, texts: tuple[Path, ...], text_field: str) -> tuple[Path, ...]:
-    """``texts`` without .json files beside others that do not begin with a row of text."""
+    """``texts`` without .json files of other content, where there are files of other kinds."""
     if all(kind_of(path) == ".json" for path in texts):
         return texts
     return tuple(
@@ -273,11 +272,10 @@ def _begins(path: Path, text_field: str) -> bool:
 
 def _check(path: Path) -> None:
     if file_size(path) == 0:
-        raise UserError(f"the file {shown(path)} is empty: fill it or take it away")
+        raise UserError(f"the file {shown(path)} is empty: fill it or remove it")
     if is_lfs_pointer(path):
         raise UserError(
-            f"{shown(path)} is a pointer of Git LFS, not the text itself: run git lfs pull in its "
-            "folder"
+            f"{shown(path)} is a Git LFS pointer, not the text: run git lfs pull in its folder"
         )
 
 
@@ -286,7 +284,7 @@ def _has_rows(path: Path) -> bool:
 
 
 def _content_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes, without a byte-order mark where it is not compressed."""
+    """SHA-256 of the file's bytes, without the byte-order mark of an uncompressed file."""
     mark = 0 if _has_no_mark(path) else mark_length(path)
     with open_file(path) as file:
         file.seek(mark)
@@ -298,22 +296,22 @@ def _has_no_mark(path: Path) -> bool:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    file_size(path)  # raises UserError for a file that is gone
+    file_size(path)  # raises UserError for a missing file
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def _stored_text(path: Path) -> int:
-    """About how many bytes of text a file that is not compressed holds."""
+    """Approximate bytes of text in an uncompressed file."""
     if kind_of(path) != ".parquet":
         return file_size(path)
-    with open_parquet(path) as file:  # compressed on disk, so its file size says too little
+    with open_parquet(path) as file:  # compressed internally
         groups = range(file.metadata.num_row_groups)
         return sum(file.metadata.row_group(group).total_byte_size for group in groups)
 
 
 def _parts(size: int, window: Window) -> dict[str, tuple[int, int]]:
-    """Begin and end of each split in a document of ``size`` bytes, all at line breaks."""
+    """Byte range of each split in a document of ``size`` bytes, with cuts at line breaks."""
     validation = _boundary(size, SHARES["train"], window)
     test = _boundary(size, SHARES["train"] + SHARES["validation"], window)
     return {"train": (0, validation), "validation": (validation, test), "test": (test, size)}
@@ -330,7 +328,7 @@ def _window_of_file(path: Path, place: int, length: int) -> bytes:
 def _boundary(size: int, share: float, window_at: Window) -> int:
     """The first line break, else space, else character, at or after ``share`` of the bytes."""
     near = int(size * share)
-    window = window_at(near, min(PIECE, size // 40))  # short enough to leave no split without text
+    window = window_at(near, min(PIECE, size // 40))  # short, so that every split gets text
     for mark in (b"\n", b" "):
         if mark in window:
             return near + window.index(mark) + 1

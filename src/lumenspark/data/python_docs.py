@@ -1,7 +1,7 @@
-"""The embedded corpus: prose that every Python carries with it, about 2 MB, no network needed.
+"""The built-in corpus ``python-docs``: documentation of the Python installation, about 2 MB.
 
-A document is a topic of Python's built-in help (``pydoc_data``), or the docstrings of a module of
-the standard library: its own, then those of its classes and functions as they stand in the source.
+A document is a topic of Python's help (``pydoc_data``), or the docstrings of a standard library
+module, its classes and functions, in source order. Needs no network.
 """
 
 import ast
@@ -19,7 +19,7 @@ from lumenspark.data.documents import SHARES, Corpus, Piece, cut, in_split
 from lumenspark.data.split_names import SPLITS
 from lumenspark.files import remove_leftovers, write_file
 
-FORMAT = 2  # raise it when the same Python gives other documents or another file
+FORMAT = 2  # increment when documents or file format change
 SHORTEST = 40  # characters; "Return repr(self)." is not prose
 _LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "site-packages"}
 
@@ -27,7 +27,7 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class PythonDocs(Corpus):
-    """``python-docs``, divided into splits by the hash of each document."""
+    """``python-docs``, split by the hash of each document."""
 
     name = "python-docs"
     layout = "plain"
@@ -55,13 +55,13 @@ class PythonDocs(Corpus):
 
     @cached_property
     def _texts(self) -> list[str]:
-        # Parsing the standard library takes seconds, so the texts are kept. They depend on the
-        # files of this very Python, which its build string and its folder identify.
+        # Cached, since parsing the standard library takes seconds. Build string and folder
+        # identify the Python installation.
         library = Path(sysconfig.get_path("stdlib"))
         identity = f"{FORMAT}\n{sys.version}\n{library}"
         path = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
         remove_leftovers(self._folder)
-        texts = _kept(path) if path.is_file() else None
+        texts = _read_cached(path) if path.is_file() else None
         if texts is None:
             texts = [*_topics(), *_docstrings(library)]
             with writing_below(self._folder):
@@ -70,13 +70,13 @@ class PythonDocs(Corpus):
         return texts
 
 
-def _kept(path: Path) -> list[str] | None:
-    """The texts that lie in ``path``; None where they are not those that were written."""
+def _read_cached(path: Path) -> list[str] | None:
+    """The cached texts; None for a damaged file."""
     try:
         content = json.loads(path.read_text("utf-8"))
         texts = content["texts"]
         return texts if content["digest"] == _digest(texts) else None
-    except Exception:  # damaged in whatever way: it can be made again
+    except Exception:  # damaged: rebuilt
         return None
 
 
@@ -91,7 +91,7 @@ def _topics() -> list[str]:
 
 
 def _docstrings(library: Path) -> Iterator[str]:
-    """One text for each module: parsed, never imported."""
+    """One text per module, parsed without importing it."""
     seen: set[str] = set()
     for path in sorted(library.rglob("*.py")):
         place = path.relative_to(library).with_suffix("")
@@ -100,7 +100,7 @@ def _docstrings(library: Path) -> Iterator[str]:
         try:
             with warnings.catch_warnings(action="ignore"):
                 module = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # written so as not to parse, for the library's own use
+        except (SyntaxError, ValueError):  # test files with invalid syntax
             continue
         name = ".".join(place.parts).removesuffix(".__init__")
         sections = []
@@ -113,7 +113,7 @@ def _docstrings(library: Path) -> Iterator[str]:
 
 
 def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-    """(qualified name, cleaned docstring) of a node and all below it, in source order."""
+    """(qualified name, cleaned docstring) of a node and its descendants, in source order."""
     if isinstance(node, ast.Module | Definition):
         docstring = ast.get_docstring(node)
         if docstring:

@@ -1,7 +1,7 @@
-"""Files in which a row is a document: JSON lines, JSON, CSV, Parquet, Arrow.
+"""Files of rows, one document per row: JSON lines, JSON, CSV, Parquet, Arrow.
 
-Every row that cannot be read becomes a UserError with its file and line or row, whatever a
-parser raised; and no more than a row (at most 64 MiB) or a few are held in memory.
+Unreadable rows raise a UserError with file and line or row number. One row (at most 64 MiB) or a
+few are held in memory.
 """
 
 import csv
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FIX = "correct it or take it away"
-ROWS_AT_ONCE = 64  # of a table in columns
+FIX = "correct it or remove it"
+ROWS_AT_ONCE = 64  # of Parquet files
 END = object()
 
 _GAP = re.compile(r"[\s,]*")
-_NEARLY_ALL = 16  # characters; a JSON literal or escape that a chunk cut off is shorter
+_NEARLY_ALL = 16  # characters; longer than a JSON literal or escape cut off by a chunk
 
 
 def read_rows(path: Path, field: str) -> Iterator[str]:
-    """The texts of a file of rows, without those that are null."""
+    """The non-null texts of a file of rows."""
     kind = kind_of(path)
     if kind in (".parquet", ".arrow"):
         yield from _column(path, field)
@@ -59,9 +59,9 @@ def read_rows(path: Path, field: str) -> Iterator[str]:
 
 
 def guarded(items: Iterable[T], where: str, fix: str = FIX) -> Iterator[T]:
-    """``items``; whatever getting one of them raises becomes a UserError about ``where``.
+    """``items``; exceptions of the iterator become a UserError about ``where``.
 
-    ``where`` gets the number of items that could be had before it: "a.csv, after row 7,".
+    The message counts the items before it: "a.csv, after row 7,".
     """
     number = 0
     iterator: Iterator[T] | None = None
@@ -82,7 +82,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
     name = shown(path)
     for number, line in enumerate(lines(path), start=1):
         where = f"{name}, line {number}"
-        line = line.removeprefix(MARK)  # files that were joined have several
+        line = line.removeprefix(MARK)  # concatenated files have several
         if line.strip():
             text = row_text(_parsed(line, where), field, where)
             if text is not None:
@@ -94,7 +94,7 @@ def _parsed(line: str, where: str) -> object:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error.msg} (column {error.colno}); {FIX}") from None
-    except Exception:  # too deep, or a number of more digits than Python turns into an integer
+    except Exception:  # nested too deep, or an integer above Python's digit limit
         with reading(where, FIX):
             return json.loads(line, parse_int=float)
 
@@ -112,13 +112,13 @@ def _array(path: Path, field: str) -> Iterator[str]:
 
 
 def _elements(path: Path) -> Iterator[object]:
-    """The objects in a JSON array, of which only one is held in memory."""
+    """The elements of a JSON array, one at a time in memory."""
     number, rest, wanted, begun = 1, "", 0, False
     chunks = read_text(path)
     for chunk in chain(chunks, [None]):
         rest += chunk or ""
         if chunk is not None and len(rest) < wanted:
-            continue  # a long row is not parsed anew with every chunk
+            continue  # do not parse a long row again with every chunk
         place = _GAP.match(rest).end()  # type: ignore[union-attr]
         if not begun and place < len(rest):
             place, begun = place + 1, True  # after the bracket
@@ -135,7 +135,7 @@ def _elements(path: Path) -> Iterator[object]:
         wanted = max(2 * len(rest), 1)
         if len(rest) > LONGEST_ROW:
             raise too_long(where)
-    raise UserError(f"{where} is missing: the file ends before its list does, so fetch it again")
+    raise UserError(f"{where} is missing: the file ends inside the list, so fetch it again")
 
 
 def _check_end(chunks: Iterable[str], where: str) -> None:
@@ -147,7 +147,7 @@ def _check_end(chunks: Iterable[str], where: str) -> None:
 
 
 def _element(text: str, place: int, where: str, last: bool) -> tuple[object, int] | None:
-    """The element at ``place``, ``END`` after the last, and where it ends; None if cut off."""
+    """The element at ``place`` (``END`` after the last) and its end; None if it is cut off."""
     place = _GAP.match(text, place).end()  # type: ignore[union-attr]
     if place == len(text):
         return None
@@ -161,7 +161,7 @@ def _element(text: str, place: int, where: str, last: bool) -> tuple[object, int
             if cut and not last:
                 return None
             raise UserError(f"{where} is not JSON: {error.msg}; {FIX}") from None
-        except ValueError:  # a number of more digits than Python turns into an integer
+        except ValueError:  # an integer above Python's digit limit
             return json.JSONDecoder(parse_int=float).raw_decode(text, place)
 
 
@@ -195,10 +195,10 @@ def _column(path: Path, field: str) -> Iterator[str]:
 
 
 def _values(column: Any, name: str, first: int) -> list[object]:
-    """What a column holds in Python; ``first`` is the number of its first row."""
+    """The Python values of a column; ``first`` is the number of its first row."""
     try:
         return column.to_pylist()
-    except Exception:  # one by one, to know in which row it is
+    except Exception:  # one by one, to name the row
         values = []
         for number, value in enumerate(column, first):
             with reading(f"{name}, row {number}", FIX):
@@ -224,7 +224,7 @@ def open_parquet(path: Path) -> Iterator["ParquetFile"]:
 
 
 def _arrow(path: Path, field: str) -> Iterator[Any]:
-    """The column of an Arrow file or stream; ``save_to_disk`` of `datasets` writes streams."""
+    """Batches of a column of an Arrow file or stream (as written by ``save_to_disk``)."""
     import pyarrow as pa
 
     with open_file(path) as file:
@@ -240,7 +240,7 @@ def _arrow(path: Path, field: str) -> Iterator[Any]:
 
 
 def _check_offsets(column: Any) -> None:
-    """Raise where an offset leads outside a column of an Arrow file: it would be followed."""
+    """Raise for an offset outside the data of an Arrow column, which pyarrow would follow."""
     import pyarrow as pa
 
     as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)

@@ -1,19 +1,18 @@
-"""Which split a file belongs to, by its name and the names of its folders.
+"""The split of a file, from its name and the names of its folders.
 
-One rule. A word for a split (``train``, ``validation``, ``test`` and their short forms, in any
-case) names the split of a file or folder
+A split word (``train``, ``validation``, ``test`` and short forms, in any case) names the split of
+a file or folder
 
-- where it is the whole name or stands at its end, numbers and words such as ``set``, ``data`` or
-  ``part`` aside: ``train.txt``, ``TinyStories-valid.txt``, ``test-00000-of-00002.parquet``,
+- if it is the whole name or its last word, apart from numbers and words such as ``set``, ``data``
+  or ``part``: ``train.txt``, ``TinyStories-valid.txt``, ``test-00000-of-00002.parquet``,
   ``dataset_train.jsonl``, ``Train (1).txt``, a folder ``val_split``;
-- anywhere, where something beside it has the same name with another such word:
+- anywhere in the name, if a sibling has the same name with another split word:
   ``train_en.jsonl`` and ``test_en.jsonl``, ``wikitrain.txt`` and ``wikitest.txt``.
 
-What may be meant as a split or not is refused, since a guess could train on text that was held
-out: a word for a split elsewhere in a name (``train-journeys.txt``), two of them
-(``train-test.txt``), and words for text that was held out which do not say whether for validation
-or for the test (``eval``, ``holdout``). A folder's name settles what a file's name leaves open; two
-that name different splits are refused.
+Ambiguous names are refused, since a wrong guess could train on held-out text: a split word
+elsewhere in the name (``train-journeys.txt``), two of them (``train-test.txt``), and words for
+either validation or test (``eval``, ``holdout``). A folder's name resolves an ambiguous file name;
+contradictory names are refused.
 """
 
 import re
@@ -22,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 SPLITS = ("train", "validation", "test")
-EITHER = "validation or test"  # held out, but for what is not said
+EITHER = "validation or test"  # held out, purpose unknown
 
 _WORDS = {
     "train": "train",
@@ -47,7 +46,7 @@ _LONGEST_FIRST = "|".join(sorted(_WORDS, key=len, reverse=True))
 _SPLIT_WORD = re.compile(_LONGEST_FIRST)
 _SPLIT_WORDS = re.compile(rf"(?:{_LONGEST_FIRST})+")
 _GLUED = re.compile(rf"((?:{_LONGEST_FIRST})+)(?:set|split|data|text|file|part)?")
-_SMALL = re.compile(  # words after a split's that say nothing else
+_SMALL = re.compile(  # words without meaning after a split word
     "of|parts?|shards?|chunks?|splits?|set|data|dataset|files?|texts?|raw|token(?:s|ized)?|copy|full|"
     "all|clean(?:ed)?|filtered|dedup|final|small|large|tiny|mini|corpus|documents|docs|lines|"
     "sentences|shuffled|sample|new|source|v|[kmgt]|[kmgt]?b"
@@ -59,11 +58,10 @@ _NO_LETTERS = re.compile(r"[\W\d_]+")
 
 
 def split_by_name(name: str) -> str | None:
-    """The split that ``name`` (without its ending) says by itself.
+    """The split named by ``name`` (without extension) alone.
 
     Returns:
-        one of ``SPLITS``; ``EITHER``; None where no word of it is one for a split; and an empty
-        string where it may name a split or not.
+        one of ``SPLITS``; ``EITHER``; None without a split word; an empty string if ambiguous.
     """
     words = _WORD.findall(_HELD_OUT.sub(r"\1out", _CAMEL.sub(" ", name).lower()))
     places = {place: found for place, word in enumerate(words) if (found := _splits_in(word))}
@@ -75,16 +73,15 @@ def split_by_name(name: str) -> str | None:
 
 
 def _splits_in(word: str) -> set[str]:
-    """The splits that a word names: none for ``devotion``, two for ``trainval``."""
+    """The splits named by a word: none for ``devotion``, two for ``trainval``."""
     match = _GLUED.fullmatch(word)
     return {_WORDS[part] for part in _SPLIT_WORD.findall(match[1])} if match else set()
 
 
 def splits_of_names(names: Iterable[str]) -> dict[str, str | None]:
-    """What :func:`split_by_name` says of names that lie side by side, and what they say together.
+    """The splits of sibling names: by :func:`split_by_name`, and by comparison.
 
-    Names that are the same but for a word for a split, numbers and small words aside, name their
-    splits.
+    Names that differ only by a split word (numbers and filler words aside) name their splits.
     """
     said = {name: split_by_name(name) for name in names}
     together = _splits_of_alike(said)
@@ -95,7 +92,7 @@ def splits_of_names(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def _splits_of_alike(names: Iterable[str]) -> dict[str, set[str]]:
-    """The splits of those names that differ from another one by a split alone."""
+    """The splits of names that differ from a sibling by the split word alone."""
     alike: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         for rest, split in _without_split(name):
@@ -109,7 +106,7 @@ def _splits_of_alike(names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _without_split(name: str) -> Iterator[tuple[str, str]]:
-    """For each place in ``name`` with a word for a split: the rest of it, and the split."""
+    """For each split word in ``name``: the rest of the name, and the split."""
     text = _NO_LETTERS.sub(" ", _HELD_OUT.sub(r"\1out", name.lower()))
     for match in _SPLIT_WORDS.finditer(text):
         after = [word for word in text[match.end() :].split() if not _SMALL.fullmatch(word)]
@@ -117,12 +114,12 @@ def _without_split(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _only(splits: set[str]) -> str:
-    """The one split; an empty string where there are several."""
+    """The only split; an empty string for several."""
     return next(iter(splits)) if len(splits) == 1 else ""
 
 
 class UnclearNamesError(Exception):
-    """Names that may mean a split or not, or two; ``paths`` are the files that bear them."""
+    """Ambiguous split names of the files ``paths``."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(f"{len(paths)} unclear names")
@@ -130,15 +127,15 @@ class UnclearNamesError(Exception):
 
 
 def splits_of_files(stems: Mapping[Path, str]) -> dict[Path, str | None]:
-    """The split of each file, None where its path names none.
+    """The split of each file, None if its path names none.
 
     Args:
-        stems: relative paths, each with the file's name without its endings.
+        stems: relative paths, each with the file name without extensions.
 
     Raises:
-        UnclearNamesError: where a guess could take one split for another.
+        UnclearNamesError: for ambiguous names.
     """
-    said = _said_by_parts(stems)
+    said = _splits_of_parts(stems)
     found: dict[Path, str | None] = {}
     unclear = []
     for path, stem in stems.items():
@@ -153,8 +150,8 @@ def splits_of_files(stems: Mapping[Path, str]) -> dict[Path, str | None]:
     return found
 
 
-def _said_by_parts(stems: Mapping[Path, str]) -> dict[tuple[Path, str], str | None]:
-    """What each name says beside the others of its folder: {(folder, name): split}."""
+def _splits_of_parts(stems: Mapping[Path, str]) -> dict[tuple[Path, str], str | None]:
+    """The split of each name among its siblings: {(folder, name): split}."""
     beside: dict[Path, set[str]] = defaultdict(set)
     for path, stem in stems.items():
         beside[path.parent].add(stem)

@@ -1,4 +1,4 @@
-"""Byte-level BPE, learned from a bounded sample of the training text; or an existing tokenizer."""
+"""Byte-level BPE trained on a bounded sample of the corpus; or an existing tokenizer."""
 
 import re
 import zlib
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
 
 SOT, EOT, PAD = "<|sot|>", "<|eot|>", "<|pad|>"
 SOT_ID, EOT_ID, PAD_ID = 0, 1, 2
-SMALLEST = 3 + 256  # the special tokens and every byte
+SMALLEST = 3 + 256  # special tokens and bytes
 
 SAMPLE_BYTES = 100_000_000
-# The trainer keeps about 125 bytes for every byte of every distinct word (measured with words of
-# 4 to 32 bytes), so this many are about 250 MB. The first 10 MB of WikiText-2 have 0.5 million.
+# The trainer takes about 125 bytes of memory per byte of distinct words (measured for words of 4
+# to 32 bytes), so this limit is about 250 MB. The first 10 MB of WikiText-2 have 0.5 million.
 DISTINCT_BYTES = 2_000_000
-# That the trainer asks for at once for each entry, whether the text fills it or not.
+# Allocated by the trainer per vocabulary entry, used or not.
 ENTRY_BYTES = 70
 
 SETTINGS = "tokenizer.json"
-# Of the many names that the files of tokenizers have; each kind has at least one of these.
+# Every kind of tokenizer has at least one file of these names.
 _FILES = re.compile(
     r"tokenizer|vocab|merges\.txt|tekken|spiece|sentencepiece|.*\.(model|tiktoken)$"
 )
-# Long enough for a tokenizer that encodes at random to show it.
+# Long enough to detect a tokenizer with BPE dropout.
 _PROBE = "What does it make of this text, and of \u0394, \u6f22\u5b57 and \U0001f642?\n" * 4
 _WORD = re.compile(r"\w+|[^\w\s]+")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Learn a byte-level BPE with NFKC from ``texts``, in which no text is out of vocabulary.
+    """Train a byte-level BPE with NFKC normalization on ``texts``.
 
-    Ids 0, 1, 2 are ``<|sot|>``, ``<|eot|>``, ``<|pad|>``. Encoding puts ``<|sot|>`` first unless
-    told ``add_special_tokens=False``; decoding gives back the NFKC form of the text exactly. The
-    tokenizer has ``vocab_size`` entries, or fewer if the text is too poor for as many:
-    ``get_vocab_size()`` tells. Memory grows with the distinct words (see ``training_sample``).
+    Ids 0, 1, 2 are ``<|sot|>``, ``<|eot|>``, ``<|pad|>``. Encoding prepends ``<|sot|>`` unless
+    ``add_special_tokens=False``; decoding restores the NFKC form of the text exactly. The
+    vocabulary has ``vocab_size`` entries, or fewer for a small text. Memory grows with the number
+    of distinct words (see ``training_sample``).
 
     Raises:
-        UserError: ``vocab_size`` has no room for the bytes, or is more than memory has room for.
+        UserError: ``vocab_size`` is too small for the bytes, or too large for memory.
     """
     if vocab_size < SMALLEST:
         raise UserError(
             f"a vocabulary of {vocab_size} entries is too small: 3 special tokens and 256 bytes "
-            f"need {SMALLEST} at least"
+            f"need at least {SMALLEST}"
         )
     needed = ENTRY_BYTES * vocab_size
     check_memory(needed, f"a vocabulary of {vocab_size:,} entries", "cpu", "give a smaller number")
@@ -85,29 +85,29 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def training_sample(texts: Callable[[], Iterable[str]], size: int | None) -> Iterator[str]:
-    """What the tokenizer learns from: a sample that bounds the trainer's time and memory.
+    """A sample of the corpus for the tokenizer, which bounds training time and memory.
 
-    It is about 100 MB of the texts, or less where the distinct words of that would take too much
-    memory. Each text is kept or not by its own hash, so the sample is spread evenly.
+    About 100 MB of text, or less if its distinct words would take too much memory. Texts are
+    sampled evenly, by their hash.
 
     Args:
-        texts: gives all texts, anew with each call.
-        size: their bytes, roughly; where it is None the sample is their beginning.
+        texts: returns an iterable over all texts on every call.
+        size: their approximate bytes; None: the sample is the beginning of the texts.
     """
     if size is None:
         return _beginning(texts())
     share = min(1.0, SAMPLE_BYTES / max(size, 1))
-    while (fitting := _fitting(_kept(texts(), share))) < 1:
-        share *= 0.95 * fitting  # words grow no faster than text, so once is nearly always enough
-    return _kept(texts(), share)
+    while (fitting := _fitting(_sampled(texts(), share))) < 1:
+        share *= 0.95 * fitting  # one pass is nearly always enough
+    return _sampled(texts(), share)
 
 
-def _kept(texts: Iterable[str], share: float) -> Iterator[str]:
+def _sampled(texts: Iterable[str], share: float) -> Iterator[str]:
     return (text for text in texts if zlib.crc32(text.encode()) < share * 2**32)
 
 
 def _fitting(texts: Iterable[str]) -> float:
-    """How much of the texts, from their beginning, has no more distinct words than allowed."""
+    """The fraction of the texts, from the beginning, within the limit of distinct words."""
     words = _DistinctWords()
     fitting = total = 0
     for text in texts:
@@ -128,7 +128,7 @@ def _beginning(texts: Iterable[str]) -> Iterator[str]:
 
 
 class _DistinctWords:
-    """The words seen so far, as long as all of them together are within the bound."""
+    """Distinct words so far, up to a total of ``DISTINCT_BYTES``."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -143,10 +143,9 @@ class _DistinctWords:
 
 
 def to_transformers(tokenizer: Tokenizer, context: int | None = None) -> "PreTrainedTokenizerFast":
-    """Our tokenizer as transformers knows them; ``save_pretrained`` writes it beside weights.
+    """Wrap as a transformers tokenizer, which ``save_pretrained`` writes beside the weights.
 
-    Padding goes to the left, as generation needs it. ``context`` (tokens) is written down as the
-    longest input of the model.
+    Padding is on the left, for generation. ``context`` (tokens) becomes ``model_max_length``.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -225,7 +224,7 @@ def _read_tokenizer(folder: Path, config: Any, trust_remote_code: bool) -> Any:
             f"there is no tokenizer in {folder}: save one there (tokenizer.save_pretrained)"
         )
     given = {} if config is None else {"config": config}
-    fix = "take its files from where the model comes from"
+    fix = "download its files again"
     with quiet(), reading(f"the tokenizer in {folder}", fix):
         if (folder / SETTINGS).is_file():
             check_growth(read_json(folder / SETTINGS, fix))
@@ -233,28 +232,28 @@ def _read_tokenizer(folder: Path, config: Any, trust_remote_code: bool) -> Any:
             folder, local_files_only=True, trust_remote_code=trust_remote_code, **given
         )
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise TypeError(f"a {type(tokenizer).__name__} is no tokenizer")
+            raise TypeError(f"a {type(tokenizer).__name__} is not a tokenizer")
         known = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
         ids = tokenizer(_PROBE)["input_ids"]
         tokenizer.decode(ids)
         if tokenizer(_PROBE)["input_ids"] != ids:
-            raise ValueError("it encodes at random, by a dropout that is for its training")
-    if not known:  # made up from a config.json alone
+            raise ValueError("it encodes at random (BPE dropout)")
+    if not known:  # created from config.json alone
         raise UserError(f"there is no tokenizer in {folder}: it needs a tokenizer.json")
     return tokenizer
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds files of a tokenizer."""
+    """Whether a folder has tokenizer files."""
     return any(_FILES.match(path.name) for path in folder.iterdir())
 
 
 def document_frame(tokenizer: "PreTrainedTokenizerFast") -> tuple[list[int], list[int]]:
-    """The ids before and after each document, so that documents stay apart.
+    """The token ids before and after each document, which separate documents.
 
-    With two special tokens for it they are the beginning and the end. With one that serves as
-    both (GPT-2), or only one of them, that one comes before each document: it ends the document
-    before, and gives the first token something to be predicted from. With none, nothing does.
+    BOS and EOS where they differ. A single token for both (GPT-2), or the only one of them, goes
+    before each document: it ends the previous document and is context for the first token. Empty
+    for a tokenizer with neither.
     """
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     if begin is not None and end is not None and begin != end:

@@ -1,44 +1,43 @@
-"""Whether a tokenizer.json from outside makes a short text enormous: by its settings alone.
+"""Reject a tokenizer.json whose settings would blow up a short text.
 
-Encoding a few words with one that does takes minutes or all of the memory, so nothing is encoded
-to find out.
+Encoding with such a tokenizer can take minutes or all memory, so only its settings are inspected.
 """
 
 from collections.abc import Iterator
 from math import prod
 from typing import Any
 
-MOST_GROWTH = 1000  # characters that a rewritten character may become; tokenizers in use: 1 to 4
-LONGEST_STRING = 1000  # characters that a setting may add; tokenizers in use: 1
+MOST_GROWTH = 1000  # characters per rewritten character; common tokenizers: 1 to 4
+LONGEST_STRING = 1000  # characters of a string setting; common tokenizers: 1
 LONGEST_TOKEN = 10_000  # characters; runs of spaces have a few hundred
-MOST_SPECIAL = 1000  # tokens around a text; tokenizers in use: up to 4
+MOST_SPECIAL = 1000  # special tokens around a text; common tokenizers: up to 4
 REWRITES = ("normalizer", "pre_tokenizer", "decoder")
-# What adds nothing to a text, or is looked at by itself.
-PASSED_OVER = {"vocab", "merges", "added_tokens", "pattern", "precompiled_charsmap"}
+# Settings without strings that are added to a text, or checked separately.
+SKIPPED_KEYS = {"vocab", "merges", "added_tokens", "pattern", "precompiled_charsmap"}
 
 
 def check_growth(content: dict[str, Any]) -> None:
-    """Raises ValueError, which says what grows, for the content of a tokenizer.json.
+    """Raise ValueError for the content of such a tokenizer.json.
 
-    Patterns are not looked into: one may take very long on some texts.
+    Regular expressions are not checked: some are slow on some texts.
     """
     for name in REWRITES:
         growth = prod(_growth(part) for part in _parts(content.get(name)))
         if growth > MOST_GROWTH:
-            raise ValueError(f"its {name} can make a text {growth:,.0f} times as long")
+            raise ValueError(f"its {name} can lengthen a text {growth:,.0f} times")
     longest = max(map(len, _strings(content)), default=0)
     if longest > LONGEST_STRING:
-        raise ValueError(f"a setting of it is a string of {longest:,} characters")
+        raise ValueError(f"it has a string setting of {longest:,} characters")
     longest = max(map(len, _tokens(content)), default=0)
     if longest > LONGEST_TOKEN:
-        raise ValueError(f"a token of it has {longest:,} characters")
+        raise ValueError(f"it has a token of {longest:,} characters")
     special = _special_tokens(content.get("post_processor"))
     if special > MOST_SPECIAL:
-        raise ValueError(f"it puts {special:,} special tokens around a text")
+        raise ValueError(f"it adds {special:,} special tokens to a text")
 
 
 def _parts(value: Any) -> Iterator[dict[str, Any]]:
-    """The rewriting steps one after another, those inside sequences too."""
+    """The rewriting steps in order, those inside sequences included."""
     if isinstance(value, dict):
         inner = [value[key] for key in ("normalizers", "pretokenizers", "decoders") if key in value]
         if not inner:
@@ -51,23 +50,23 @@ def _parts(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(part: dict[str, Any]) -> float:
-    """How many times as long ``Replace`` can make a text; 1 for other steps."""
+    """The factor by which ``Replace`` can lengthen a text; 1 for other steps."""
     content, pattern = part.get("content"), part.get("pattern")
     if part.get("type") != "Replace" or not isinstance(content, str):
         return 1.0
     literal = pattern.get("String") if isinstance(pattern, dict) else None
     if isinstance(literal, str) and literal:
         return max(1.0, len(content) / len(literal))
-    return 1.0 + len(content)  # a regular expression may match between any two characters
+    return 1.0 + len(content)  # a regex may match between any two characters
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every string among the settings."""
+    """All strings in the settings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, part in value.items():
-            if key not in PASSED_OVER:
+            if key not in SKIPPED_KEYS:
                 yield from _strings(part)
     elif isinstance(value, list):
         for part in value:
@@ -75,7 +74,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _tokens(content: dict[str, Any]) -> Iterator[str]:
-    """Every token: of a vocabulary that maps them to ids or lists them with scores, and added."""
+    """All tokens: of a vocabulary (mapping to ids or list with scores), and added tokens."""
     model, added = content.get("model"), content.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     for entry in vocabulary if isinstance(vocabulary, dict | list) else []:
@@ -88,7 +87,7 @@ def _tokens(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _special_tokens(value: Any) -> int:
-    """How many ids a template puts around a text at most, as if each entry named the longest."""
+    """Upper bound of the ids that a template adds, as if each entry were the longest."""
     if isinstance(value, list):
         return sum(map(_special_tokens, value))
     if not isinstance(value, dict):

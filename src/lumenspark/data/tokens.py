@@ -1,12 +1,11 @@
-"""Text to token ids on disk: encoded once, memory-mapped ever after.
+"""The token cache: a corpus is tokenized once and memory-mapped afterwards.
 
-An entry of the cache is a folder ``tokens/<digest>/`` with ``tokenizer.json``, for each split the
-ids (``train.bin``) and where its documents begin (``train.offsets.bin``), and ``meta.json``. It is
-made under a temporary name, ``meta.json`` last, and renamed when it is whole.
+A cache entry is a folder ``tokens/<digest>/`` with ``tokenizer.json``, token ids (``train.bin``)
+and document offsets (``train.offsets.bin``) of each split, and ``meta.json``. It is written under a
+temporary name, ``meta.json`` last, and renamed when complete.
 
-``meta.json`` holds digests of the other files and of itself, which are compared whenever the entry
-is read; an entry in which anything is different is made again. Files of more than 64 MiB are
-compared by blocks all over them, and whole where that is asked for (``lumenspark prepare``).
+``meta.json`` holds digests of all files and of itself, verified on every read; a damaged entry is
+rebuilt. Files over 64 MiB are verified by sampled blocks, and in full by ``lumenspark prepare``.
 """
 
 import hashlib
@@ -44,12 +43,12 @@ from lumenspark.files import (
     write_json,
 )
 
-FORMAT = 2  # of an entry's files; an entry of another format is made again
-IDS = 1  # raise it when the same corpus and settings give other ids: no run goes on with them
+FORMAT = 2  # of the files; entries of other formats are rebuilt
+IDS = 1  # increment when the same corpus and settings give different ids: runs cannot resume
 HEADINGS = ("drop", "keep")
-BATCH = 1 << 20  # characters that are encoded at once, on all cores
+BATCH = 1 << 20  # characters per encoding batch, on all cores
 REPORT_EVERY = 50_000_000  # bytes
-CHECKED_WHOLE = 1 << 26  # bytes; of a larger file this many are compared, in 64 blocks
+CHECKED_WHOLE = 1 << 26  # bytes; larger files are verified by as many bytes in 64 blocks
 BLOCKS = 64
 
 Frame = tuple[list[int], list[int]]
@@ -57,11 +56,11 @@ Frame = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """The ids of a split, memory-mapped.
+    """The token ids of a split, memory-mapped.
 
     Attributes:
-        ids: uint16, or uint32 for a vocabulary of more than 65,536: all documents, one after the
-            other, each in its frame (``<|sot|> … <|eot|>``).
+        ids: uint16, or uint32 for a vocabulary above 65,536: all documents in order, each framed
+            by ``<|sot|>`` and ``<|eot|>``.
         offsets: int64, (documents + 1,): document i is ``ids[offsets[i]:offsets[i + 1]]``.
         byte_count: UTF-8 bytes of the cleaned text.
     """
@@ -72,7 +71,7 @@ class TokenSplit:
 
 
 class TokenSplits(dict[str, TokenSplit]):
-    """By name. Asking for one that the corpus does not have is a UserError that says why."""
+    """Splits by name; a missing one raises UserError with the reason."""
 
     def __init__(self, splits: dict[str, TokenSplit], why_missing: Callable[[str], str]) -> None:
         super().__init__(splits)
@@ -84,15 +83,15 @@ class TokenSplits(dict[str, TokenSplit]):
 
 @dataclass(frozen=True)
 class PreparedTokens:
-    """A corpus as token ids.
+    """A tokenized corpus.
 
     Attributes:
-        digest: SHA-256 (hex) over the corpus, the tokenizer and the treatment of headings.
-        folder: the entry in the cache.
-        splits: ``train`` always; ``validation`` and ``test`` where the corpus has text for them.
-        tokenizer: the one that made the ids.
-        vocab_size: its entries, special tokens included; every id is smaller.
-        divided: whether the corpus names no splits, so that its documents were divided.
+        digest: SHA-256 (hex) of corpus, tokenizer and headings setting.
+        folder: the cache entry.
+        splits: ``train`` always; ``validation`` and ``test`` if the corpus has them.
+        tokenizer: the tokenizer of the ids.
+        vocab_size: including special tokens; all ids are smaller.
+        divided: whether documents were assigned to splits here (:meth:`.Corpus.is_divided`).
     """
 
     digest: str
@@ -114,24 +113,24 @@ def prepare(
     cache: Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> PreparedTokens:
-    """The token ids of ``corpus``: from the cache, or learned, encoded and put there.
+    """Tokenize ``corpus``, or take its token ids from the cache.
 
-    Memory does not grow with the corpus, nor with a document: see :func:`.documents.cut` and
+    Memory is bounded for any corpus and document size: see :func:`.documents.cut` and
     :func:`.tokenizer.training_sample`. Encoding uses all cores.
 
     Args:
-        vocab_size: entries of the tokenizer that is learned from the train split.
-        tokenizer_name: use an existing tokenizer instead: a folder or a hub id.
-        headings: ``drop`` or ``keep`` titles, headings and blank lines of the wikitext layout.
-        needed: splits without which nothing is prepared.
-        check_every_byte: compare large files of the cache whole, too.
-        cache: instead of ``LUMENSPARK_CACHE`` or the user's cache folder.
-        report: is given sentences about what is being done, what is left out, and in the end each
-            split with its files, documents, bytes and tokens.
+        vocab_size: of the tokenizer trained on the train split.
+        tokenizer_name: an existing tokenizer instead: a folder or a hub id.
+        headings: ``drop`` or ``keep`` titles, headings and blank lines of WikiText.
+        needed: splits that must have text.
+        check_every_byte: verify large cache files in full.
+        cache: cache folder; default: :func:`.cache_folder`.
+        report: receives progress messages, and a line per split with counts of files, documents,
+            bytes and tokens.
 
     Raises:
-        UserError: text that cannot be read or changes meanwhile, a needed split without text, a
-            vocabulary too small, a tokenizer that is not found, or a cache that cannot be written.
+        UserError: unreadable or changing text, missing split, vocabulary too small, missing
+            tokenizer, or unwritable cache.
     """
     if headings not in HEADINGS:
         raise UserError(f"headings cannot be {quoted(headings)}: choose {' or '.join(HEADINGS)}")
@@ -148,40 +147,40 @@ def prepare(
     entries = (cache or cache_folder()) / "tokens"
     folder = entries / digest[:16]
     remove_leftovers(entries)
-    wrong = _what_is_wrong(folder, digest, check_every_byte)
+    wrong = _find_problem(folder, digest, check_every_byte)
     if wrong:
         if folder.exists():
-            say(f"the token ids in {folder} are made again: {wrong}")
-        corpus.splits()  # a hub set does not know before what it leaves out
-    if left_out := corpus.what_is_left_out():
+            say(f"rebuilding the token cache {folder}: {wrong}")
+        corpus.splits()  # opens a hub dataset, which sets left_out
+    if left_out := corpus.describe_left_out():
         say(left_out)
     if wrong:
         _require(corpus, needed)
         with writing_below(entries), temporary_folder(entries, ".preparing-") as temporary:
-            tokenizer, frame = existing or _learn(corpus, vocab_size, headings, say)
+            tokenizer, frame = existing or _train_tokenizer(corpus, vocab_size, headings, say)
             made = temporary / "made"
             made.mkdir()
             _fill(made, digest, corpus, tokenizer, frame, headings, say)
             _publish(made, folder, digest)
     tokens = _open(folder, digest, corpus)
     for split in needed:
-        tokens.splits[split]  # raises where it has no text
+        tokens.splits[split]  # raises for a missing split
     for line in _described(corpus, tokens):
         say(line)
     return tokens
 
 
 def _require(corpus: Corpus, needed: tuple[str, ...]) -> None:
-    """Raise UserError where a split has no text, before any is tokenised."""
+    """Raise UserError for a missing or empty split, before tokenizing."""
     absent = [split for split in needed if split not in corpus.splits()]
     for split in absent or needed:
-        next(corpus.pieces(split))  # raises where there is nothing
+        next(corpus.pieces(split))  # raises for an empty split
 
 
 def _described(corpus: Corpus, tokens: PreparedTokens) -> Iterator[str]:
-    """What has been prepared, a line for each split."""
+    """A line of counts per split."""
     if tokens.divided:
-        yield f"{shown(corpus.name)} names no splits, so it is divided: 90% are for training"
+        yield f"{shown(corpus.name)} has no splits: 90% of its text is for training"
     for name, split in tokens.splits.items():
         files = corpus.file_count(name)
         counts = [] if files is None else [_counted(files, "file")]
@@ -205,7 +204,7 @@ def _existing(name: str) -> tuple[Tokenizer, Frame]:
     return tokenizer, document_frame(loaded)
 
 
-def _learn(
+def _train_tokenizer(
     corpus: Corpus, vocab_size: int, headings: str, say: Callable[[str], None]
 ) -> tuple[Tokenizer, Frame]:
     def texts() -> Iterator[str]:
@@ -213,10 +212,10 @@ def _learn(
         return (piece.text for piece in pieces)
 
     name = shown(corpus.name)
-    say(f"learning a vocabulary of {vocab_size:,} entries from the train split of {name}")
+    say(f"training a tokenizer with {vocab_size:,} entries on the train split of {name}")
     tokenizer = train_tokenizer(training_sample(texts, corpus.size("train")), vocab_size)
     if tokenizer.get_vocab_size() < vocab_size:
-        say(f"the text gives no more than {tokenizer.get_vocab_size():,} entries")
+        say(f"the text yields only {tokenizer.get_vocab_size():,} entries")
     return tokenizer, ([SOT_ID], [EOT_ID])
 
 
@@ -229,12 +228,12 @@ def _fill(
     headings: str,
     say: Callable[[str], None],
 ) -> None:
-    """All files of an entry; ``meta.json`` is the last and marks it as complete."""
+    """Write all files of an entry; ``meta.json``, written last, marks it complete."""
     write_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    # An existing tokenizer may have gaps among its ids, so the highest one counts.
+    # Ids of an existing tokenizer may have gaps, so the highest id counts.
     vocab_size = max(tokenizer.get_vocab().values()) + 1
     dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-    # Text that happens to contain "<|eot|>" is encoded as these characters, not as the end.
+    # A literal "<|eot|>" in the text is encoded as characters, not as the special token.
     tokenizer.encode_special_tokens = True
     splits = {}
     for split in SPLITS:
@@ -313,34 +312,34 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def _publish(made: Path, folder: Path, digest: str) -> None:
-    """Give a whole entry its name, unless another process was quicker."""
-    if folder.exists() and _what_is_wrong(folder, digest):
-        folder.rename(made.with_name("damaged"))  # goes with the temporary folder
+    """Rename a complete entry to its final name, unless another process did it first."""
+    if folder.exists() and _find_problem(folder, digest):
+        folder.rename(made.with_name("damaged"))  # deleted with the temporary folder
     try:
         made.rename(folder)
     except OSError:
-        if _what_is_wrong(folder, digest):
+        if _find_problem(folder, digest):
             raise
     flush_folder(folder.parent)
 
 
-def _what_is_wrong(folder: Path, digest: str, every_byte: bool = False) -> str | None:
-    """Why an entry cannot be used: it is not there, not whole, or not what was written."""
+def _find_problem(folder: Path, digest: str, every_byte: bool = False) -> str | None:
+    """Why an entry is unusable: missing, incomplete or damaged; None for a valid one."""
     if not (folder / "meta.json").is_file():
         return "meta.json is missing"
     try:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
         if meta["format"] != FORMAT:
-            return "another version of lumenspark wrote them"
+            return "written by another version of lumenspark"
         if _meta_digest({key: meta[key] for key in meta if key != "sha256"}) != meta["sha256"]:
-            return "meta.json is not what was written"
+            return "meta.json is damaged"
         if meta["digest"] != digest:
-            return "they belong to other text"
+            return "they belong to another corpus"
         for name, facts in meta["files"].items():
-            if not _is_as_written(folder / name, facts, every_byte):
-                return f"{name} is not what was written"
-    except Exception as error:  # missing, or damaged in whatever way: it can be made again
-        return f"they cannot be read ({type(error).__name__})"
+            if not _is_intact(folder / name, facts, every_byte):
+                return f"{name} is damaged"
+    except Exception as error:  # missing or damaged: rebuilt
+        return f"unreadable ({type(error).__name__})"
     return None
 
 
@@ -356,7 +355,7 @@ def _file_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _is_as_written(path: Path, facts: dict[str, Any], every_byte: bool) -> bool:
+def _is_intact(path: Path, facts: dict[str, Any], every_byte: bool) -> bool:
     size = path.stat().st_size
     if size != facts["size"]:
         return False
@@ -366,7 +365,7 @@ def _is_as_written(path: Path, facts: dict[str, Any], every_byte: bool) -> bool:
 
 
 def blocks_digest(path: Path) -> str:
-    """SHA-256 (hex) over 64 MiB of a file in equally spaced blocks; over all of a smaller one."""
+    """SHA-256 (hex) of 64 MiB of a file in equally spaced blocks; of all of a smaller file."""
     size = path.stat().st_size
     block = CHECKED_WHOLE // BLOCKS
     whole = hashlib.sha256()

@@ -17,7 +17,7 @@ _number = itemgetter(0)
 
 
 def looks_like_wikitext(start: str) -> bool:
-    """Whether a text that starts like this is in the layout: its first line of words is a title."""
+    """Whether a text with this start is in the layout: its first non-blank line is a title."""
     lines = _LINE_END.split(start)
     first = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
     return any(_TITLE.fullmatch(line) for line in lines[first : first + 1]) and not any(
@@ -26,9 +26,9 @@ def looks_like_wikitext(start: str) -> bool:
 
 
 def lines_from_rows(rows: Iterable[str]) -> Iterator[str]:
-    """The published file from the hub's rows, which are its lines with each blank one emptied.
+    """The published file from the hub's rows, which are its lines, blank ones emptied.
 
-    A row of several lines (a whole article, say) passes as it is, with a line break at its end.
+    A row of several lines (such as a whole article) is kept, with a line break at its end.
     """
     for row in rows:
         if not row:
@@ -38,11 +38,11 @@ def lines_from_rows(rows: Iterable[str]) -> Iterator[str]:
 
 
 def articles(chunks: Iterable[str], size: int = PIECE) -> Iterator[Piece]:
-    """A text in the layout, cut into articles; joined, the pieces are the text again.
+    """Cut a WikiText into articles; the joined pieces equal the text.
 
-    An article begins at the blank line before its title. A title has a blank line before it (or
-    the beginning of the text) and one after it: a table row or formula that merely looks like one
-    has not. What comes before the first title, if there are words, is a document too.
+    An article starts at the blank line before its title. A title has a blank line (or the start of
+    the text) before it and one after it, unlike table rows and formulas of the same form. Text
+    before the first title is a document too.
     """
     numbered = _article_numbers(_lines(chunks, size))
     for _, article in groupby(numbered, key=_number):
@@ -52,11 +52,10 @@ def articles(chunks: Iterable[str], size: int = PIECE) -> Iterator[Piece]:
 def clean_articles(
     pieces: Iterable[Piece], layout: str, headings: str, size: int = PIECE
 ) -> Iterator[Piece]:
-    """Documents in the form that is trained on and that the card's protocol scores.
+    """Documents as used for training and scored by the card's protocol.
 
     With layout ``wikitext`` and headings ``drop``, title lines, section headings and blank lines
-    are left out and the other lines stay verbatim; a document of which nothing is left goes. In
-    every other case nothing changes.
+    are dropped, and so are documents without other lines. Otherwise documents are unchanged.
     """
     if layout != "wikitext" or headings != "drop":
         yield from pieces
@@ -67,7 +66,7 @@ def clean_articles(
 
 
 def _prose(lines: Iterable[str]) -> Iterator[str]:
-    """An article's lines without its title, headings and blank lines."""
+    """The lines of an article without title, headings and blank lines."""
     words = (line for line in lines if line.strip())
     first = next(words, "")
     if not _TITLE.fullmatch(first) and not _HEADING.fullmatch(first):
@@ -76,7 +75,7 @@ def _prose(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _lines(chunks: Iterable[str], size: int) -> Iterator[str]:
-    """Lines with their line breaks; one of more than ``size`` characters in several parts."""
+    """Lines with line breaks; lines over ``size`` characters in several parts."""
     rest = ""
     for chunk in chunks:
         *whole, rest = _LINE_END.split(rest + chunk)
@@ -90,7 +89,7 @@ def _lines(chunks: Iterable[str], size: int) -> Iterator[str]:
 
 
 def _article_numbers(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Each line with the number of its article, which the blank line before a title belongs to."""
+    """Each line with its article number; the blank line before a title belongs to the article."""
     number, words, before = 0, False, ""
     for line, after in pairwise(chain(lines, [""])):
         alone = not before.strip() and not after.strip()

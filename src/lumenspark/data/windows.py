@@ -1,6 +1,6 @@
-"""From a stream of token ids to windows: shuffled ones to train on, and two kinds to evaluate with.
+"""Windows of a token stream: shuffled for training, and of two kinds for evaluation.
 
-Numpy only. ``ids`` may be memory-mapped: no function here reads more of it than it returns.
+NumPy only. ``ids`` may be memory-mapped: functions read only what they return.
 """
 
 import numpy as np
@@ -14,22 +14,21 @@ Int64s = npt.NDArray[np.int64]
 class TrainingWindows:
     """An endless shuffled sequence of windows of ``context + 1`` ids over one packed stream.
 
-    The stream is a ring: after its last id comes its first, so that no phase wastes an end. An
-    epoch lays ``len(ids) // context`` windows side by side, each one beginning on the last id of
-    the one before: every id is predicted at most once an epoch, and at most ``context - 1`` of
-    them are not. There is no padding. Each epoch begins at a new random place in the ring and has
-    a new random order, both drawn from ``(seed, epoch)``.
+    The stream is circular: the first id follows the last. An epoch consists of
+    ``len(ids) // context`` adjacent windows, each starting with the last id of the previous one:
+    every id is predicted at most once per epoch, and all but at most ``context - 1`` are. There is
+    no padding. Each epoch has a random offset and a random order, drawn from ``(seed, epoch)``.
 
-    Nothing is remembered between calls but the current epoch's order: a batch depends on the
-    arguments alone, so a resumed run sees what an uninterrupted one would have seen.
+    A batch depends on the arguments alone (the order of the current epoch is only cached), so a
+    resumed run sees the same batches.
 
     Args:
-        ids: one split as it lies in its file, any unsigned integer type.
-        context: tokens a model reads at once, T; a window holds T + 1.
+        ids: the token ids of a split, any unsigned integer type.
+        context: context length T in tokens; a window has T + 1 ids.
         seed: any integer >= 0.
 
     Raises:
-        UserError: the stream is shorter than one window.
+        UserError: the stream is shorter than a window.
     """
 
     def __init__(self, ids: npt.NDArray[np.integer], context: int, seed: int) -> None:
@@ -46,15 +45,15 @@ class TrainingWindows:
         self._begins = np.empty(0, np.int64)
 
     def batch(self, first: int, count: int) -> Int64s:
-        """Windows number ``first`` to ``first + count - 1``, counted from the start of training.
+        """Windows ``first`` to ``first + count - 1``, counted from the start of training.
 
         Returns:
-            (count, T + 1): inputs are ``[:, :-1]``, targets are ``[:, 1:]``.
+            (count, T + 1): inputs are ``[:, :-1]``, targets ``[:, 1:]``.
         """
         return np.take(self.ids, self.positions(first, count)).astype(np.int64)
 
     def positions(self, first: int, count: int) -> Int64s:
-        """Where in ``ids`` the tokens of :meth:`batch` lie, (count, T + 1)."""
+        """Positions in ``ids`` of the tokens of :meth:`batch`, (count, T + 1)."""
         begins = np.empty(count, np.int64)
         done = 0
         while done < count:
@@ -65,7 +64,7 @@ class TrainingWindows:
         return (begins[:, None] + np.arange(self.context + 1)) % len(self.ids)
 
     def _epoch_begins(self, epoch: int) -> Int64s:
-        """Where each window of this epoch begins in the ring, in the order they are trained on."""
+        """Start positions of the windows of an epoch, in training order."""
         if epoch != self._epoch:
             random = np.random.default_rng((self.seed, epoch))
             phase = random.integers(len(self.ids))
@@ -76,23 +75,23 @@ class TrainingWindows:
 
 
 def card_windows(offsets: npt.ArrayLike, context: int = 64, overlap: int = 8) -> Int64s:
-    """The windows of the card's protocol: inside one document, each repeating a few ids.
+    """The windows of the card's protocol: within documents, overlapping by a few ids.
 
-    A document's first window begins with it; each further one begins with the last ``overlap``
-    ids of the window before. None goes beyond its document, none is without a new id, and none is
-    without a prediction (so a window has two ids at least). Every next-token prediction inside a
-    window counts: those between two overlapping ids count twice.
+    A document's first window starts with it; each further one starts with the last ``overlap`` ids
+    of the previous window. Windows never cross documents, and each has a new id and a prediction
+    (so at least two ids). Every next-token prediction inside a window counts: those between two
+    overlapping ids count twice.
 
     Args:
         offsets: (documents + 1,): document i is ``ids[offsets[i]:offsets[i + 1]]``.
         context: ids in a full window.
-        overlap: ids that a window shares with the one before, from 0 to ``context - 1``.
+        overlap: ids shared with the previous window, from 0 to ``context - 1``.
 
     Returns:
-        (W, 2): begin and end of each window, as positions in ids.
+        (W, 2): begin and end positions of each window.
 
     Raises:
-        UserError: ``overlap`` does not leave room for a new id.
+        UserError: ``overlap`` leaves no new id.
     """
     if context < 2 or not 0 <= overlap < context:
         raise UserError(
@@ -111,25 +110,24 @@ def card_windows(offsets: npt.ArrayLike, context: int = 64, overlap: int = 8) ->
 
 
 def strided_windows(length: int, context: int, stride: int) -> Int64s:
-    """The windows of the clean protocol: over one stream, each id predicted exactly once.
+    """The windows of the strided protocol: over one stream, each id predicted exactly once.
 
-    A window is ``ids[begin:end]``, at most ``context`` of them, and scores the predictions of
-    ``ids[first_target:end]``; what lies before ``first_target`` only serves as context. Each
-    window scores ``stride`` ids (the first one ``context - 1``, the last what is left) and
-    reaches back as far as ``context`` allows. So an id is predicted from at least
-    ``context - stride`` ids, or from everything before it.
+    A window ``ids[begin:end]`` has at most ``context`` ids and scores ``ids[first_target:end]``;
+    ids before ``first_target`` are context only. Each window scores ``stride`` ids (the first one
+    ``context - 1``, the last one the rest), so an id is predicted from at least
+    ``context - stride`` ids, or from all before it.
 
-    Where ``stride`` is ``context``, a window has one id more: a model reads ``context`` of them and
-    predicts as many. These are the windows of lm_eval.
+    With ``stride == context``, windows have one more id, so that ``context`` inputs predict
+    ``context`` targets, as in lm_eval.
 
     Args:
         length: ids in the stream.
         context: ids in a full window.
-        stride: ids that each window scores, from 1 (most context, slowest) to ``context``.
+        stride: ids scored per window, from 1 (most context, slowest) to ``context``.
 
     Returns:
-        (W, 3): begin, first_target, end of each window. Every target from 1 to ``length - 1`` lies
-        in exactly one ``range(first_target, end)``; id 0 has nothing to be predicted from.
+        (W, 3): begin, first_target, end of each window. Every position from 1 to ``length - 1`` is
+        in exactly one ``range(first_target, end)``; id 0 is not predicted.
 
     Raises:
         UserError: ``stride`` is out of range.

@@ -1,4 +1,4 @@
-"""The sum of a model's losses over windows of token ids: what validation and evaluation share."""
+"""Cross-entropy summed over windows of token ids, for validation and evaluation."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,11 +11,16 @@ from lumenspark.errors import UserError
 
 CARD_CONTEXT = 64
 CARD_OVERLAP = 8
-# Logits of one forward pass: 32 MiB of float32, and as much again for their softmax. Batches of
-# 2**20 to 2**25 logits are equally fast on a processor.
+# Of one forward pass: 32 MiB in float32, and as much again for their softmax. Batches of 2**20 to
+# 2**25 logits are equally fast on a CPU.
 LOGITS_PER_BATCH = 2**23
 
 Progress = Callable[[int, int], None]  # targets scored so far, and in all
+
+
+def rows_per_batch(length: int, vocab_size: int) -> int:
+    """Windows of ``length`` tokens in one forward pass, so that its logits fit into 32 MiB."""
+    return max(1, LOGITS_PER_BATCH // (length * vocab_size))
 
 
 def card_loss(
@@ -118,7 +123,7 @@ def _batches(windows: np.ndarray, vocabulary: int) -> Iterator[np.ndarray]:
     start = 0
     while start < len(order):
         longest = windows[order[start]]
-        rows = max(1, LOGITS_PER_BATCH // (int(longest[2] - longest[0]) * vocabulary))
+        rows = rows_per_batch(int(longest[2] - longest[0]), vocabulary)
         yield windows[order[start : start + rows]]
         start += rows
 

@@ -1,12 +1,11 @@
 """What a sweep may vary: lists of values and ranges, checked against the recipe."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, did_you_mean
 from lumenspark.recipe import Recipe, with_overrides
 
 WHAT_IS_MEASURED = ("data", "corpus", "tokenizer", "init_from", "train.validation_windows")
@@ -52,9 +51,7 @@ def changes_cost(key: str) -> bool:
 def _check_key(recipe: Recipe, key: str) -> None:
     keys = list(_flat(asdict(recipe)))
     if key not in keys:
-        near = difflib.get_close_matches(key, keys, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"{recipe.name}: there is no key {key} to vary{hint}")
+        raise UserError(f"{recipe.name}: there is no key {key} to vary{did_you_mean(key, keys)}")
     if key == "seed":
         raise UserError("seed cannot vary: --seeds 5 trains every trial with five of them")
     if key in WHAT_IS_MEASURED or key.split(".")[0] in WHAT_IS_MEASURED:
