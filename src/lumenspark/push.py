@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lumenspark.errors import UserError, quoted
-from lumenspark.evaluation.weights import check_whole
+from lumenspark.evaluation.weights import check_checkpoint
 from lumenspark.model_card.card import build_card
 from lumenspark.model_card.run_files import checkpoint_folder
 
@@ -87,7 +87,7 @@ def _operations(run: Path, checkpoint: str) -> list[Any]:
 
 def _check_checkpoint(folder: Path) -> None:
     try:
-        check_whole(folder)
+        check_checkpoint(folder)
     except UserError as error:
         raise UserError(f"nothing was uploaded, because {error}") from error
 

@@ -207,13 +207,13 @@ def test_the_sampler_gives_up_what_falls_behind_the_median() -> None:
     sampler = Sampler({"optim.muon_lr": Range(0.001, 0.1)}, trials=8, seed=0)
     for loss in (4.0, 5.0, 6.0, 7.0, 8.0):
         values = sampler.propose()
-        assert not sampler.is_hopeless([loss]), "the first five are trained to their end"
-        sampler.learn(trial_with(values, [loss, loss]))
+        assert not sampler.should_prune([loss]), "the first five are trained to their end"
+        sampler.report(trial_with(values, [loss, loss]))
     values = sampler.propose()
-    assert sampler.is_hopeless([6.1])
-    sampler.learn(trial_with(values, [6.1], pruned=True))
+    assert sampler.should_prune([6.1])
+    sampler.report(trial_with(values, [6.1], pruned=True))
     sampler.propose()
-    assert not sampler.is_hopeless([5.9])
+    assert not sampler.should_prune([5.9])
 
 
 def test_the_sampler_draws_where_trials_were_good() -> None:
@@ -222,7 +222,7 @@ def test_the_sampler_draws_where_trials_were_good() -> None:
     for _ in range(40):
         values = sampler.propose()
         drawn.append(values["optim.muon_lr"])
-        sampler.learn(trial_with(values, [abs(drawn[-1] - 0.3)]))
+        sampler.report(trial_with(values, [abs(drawn[-1] - 0.3)]))
     near = [abs(value - 0.3) < 0.1 for value in drawn]
     assert sum(near[20:]) > 2 * sum(near[:10])
 

@@ -1,4 +1,4 @@
-"""Whether a model can be scored: how many tokens it takes, and whether it sees what it predicts."""
+"""Checks before a model is scored: usable context length, and causality."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lumenspark.errors import UserError, first_line, reading
 
-# A config gives the longest text that its model takes under one of these names.
+# Names of the maximum sequence length in configs.
 CONTEXT_NAMES = (
     "max_position_embeddings",
     "n_positions",
@@ -21,21 +21,21 @@ CONTEXT_NAMES = (
     "context_length",
     "max_target_positions",
 )
-# The default context of models that take longer texts than this, or texts of any length.
+# Upper limit of the default context length.
 LONGEST_DEFAULT_CONTEXT = 1024
-BRIEF = 16  # tokens of an arbitrary text
-SHORT = 8  # tokens of the second, short text on which causality is tried
-PLACES, PLACES_IN_LONG = 9, 3  # positions of a text after which tokens are changed
+BRIEF = 16  # tokens of a random text
+SHORT = 8  # tokens of the second, short text of the causality check
+PLACES, PLACES_IN_LONG = 9, 3  # positions after which tokens are changed
 LONG = 4096  # tokens
-LONGEST_TRIED = 8192  # tokens; learned tables of positions are shorter
-# How far logits may move by rounding alone, as a share of the largest one: nearly always not at
-# all, since only ids differ between two passes, and 1e-6 where experts share out the tokens.
+LONGEST_TRIED = 8192  # tokens; learned position tables are shorter
+# Tolerance for rounding, relative to the largest logit. Differences are nearly always zero, since
+# only ids differ between passes; 1e-6 occurs in mixtures of experts.
 NOISE = 1e-4
 SHORT_TYPES = (torch.float16, torch.bfloat16)
 
 
 def context_limit(model: Any) -> int | None:
-    """The longest text in tokens that the config names; None where it names no limit."""
+    """The maximum sequence length in the config; None if it has none."""
     config = model.config.get_text_config()
     for name in CONTEXT_NAMES:
         length = getattr(config, name, None)
@@ -45,18 +45,18 @@ def context_limit(model: Any) -> int | None:
 
 
 def default_context(model: Any) -> int:
-    """As many tokens as the model takes, but at most 1024. Raises as :func:`usable_context`."""
+    """The model's maximum context length, at most 1024. Raises as :func:`usable_context`."""
     limit = context_limit(model)
     longest = LONGEST_DEFAULT_CONTEXT
     return usable_context(model, longest if limit is None else min(limit, longest))
 
 
 def usable_context(model: Any, wanted: int) -> int:
-    """The longest context up to ``wanted`` tokens that the model can be run on.
+    """The longest context up to ``wanted`` tokens on which the model runs.
 
-    A config may name more positions than there are to use: RoBERTa counts from the padding's
-    position on, so it takes 512 of its 514. So it is tried, up to 8,192 tokens. Raises UserError
-    where the model runs on no text at all, and where there is no memory for ``wanted`` tokens.
+    Configs may name more positions than are usable (RoBERTa: 512 of 514, since positions start
+    after padding), so up to 8,192 tokens are tried by bisection. Raises UserError for a model that
+    does not run on token ids, and for too little memory.
     """
     if wanted > LONGEST_TRIED:
         return wanted
@@ -71,45 +71,45 @@ def usable_context(model: Any, wanted: int) -> int:
         length = (works + fails) // 2
     if works == 0:
         raise UserError(
-            f"the model cannot be run on token ids alone ({reason}): name a causal language model "
+            f"the model does not run on token ids alone ({reason}): use a causal language model "
             "(AutoModelForCausalLM)"
         )
     return works
 
 
 def check_causal(model: Any, ids: np.ndarray, length: int) -> None:
-    """Raise UserError where the model sees the token that it is to predict.
+    """Raise UserError if logits depend on later tokens.
 
-    A text of ``length`` tokens from ``ids``, and a short one, are read again with all tokens after
-    a position changed, for several positions. Up to there a causal model's logits stay, but for
-    rounding. Where those of a short type move, float32 says whether that is rounding.
+    For several positions of a text of ``length`` tokens from ``ids``, and of a short one, all later
+    tokens are changed; a causal model's logits up to the position stay the same up to rounding.
+    Changes in float16 or bfloat16 are verified in float32.
     """
     for tokens in {min(length, len(ids)), min(SHORT, length, len(ids))} - {0, 1}:
         text = np.asarray(ids[:tokens], np.int64)
         rows = _changed_rows(model, text, ids)
         with reading("the model's forward pass", f"choose a context below {tokens} tokens"):
-            place = _place_that_sees_ahead(model, text, rows)
+            place = _noncausal_position(model, text, rows)
             if place is not None and model.dtype in SHORT_TYPES:
                 with _in_float32(model):
-                    place = _place_that_sees_ahead(model, text, rows)
+                    place = _noncausal_position(model, text, rows)
         if place is not None:
             raise UserError(
-                f"the model is not causal: what it predicts at position {place} of {tokens} "
-                "changes with the tokens after it, so its figures would mean nothing; name a "
-                "causal language model, or configure this one as a decoder (is_decoder)"
+                f"the model is not causal: its logits at position {place} of {tokens} depend on "
+                "later tokens, so perplexity is undefined; use a causal language model, or "
+                "configure this one as a decoder (is_decoder)"
             )
 
 
 def check_causal_briefly(model: Any) -> None:
-    """:func:`check_causal` on a few arbitrary tokens, for a model that is not scored."""
+    """Run :func:`check_causal` on a few random tokens."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = np.random.default_rng(0).integers(vocabulary, size=BRIEF)
     check_causal(model, ids, min(default_context(model), BRIEF))
 
 
 def _changed_rows(model: Any, text: np.ndarray, ids: np.ndarray) -> dict[int, np.ndarray]:
-    """By position, the text (T,) with other tokens after it."""
-    known = _ids_to_put(model, ids)
+    """By position, the text (T,) with all later tokens replaced."""
+    known = _replacement_ids(model, ids)
     if len(known) < 2:
         return {}
     random = np.random.default_rng(0)
@@ -122,8 +122,8 @@ def _changed_rows(model: Any, text: np.ndarray, ids: np.ndarray) -> dict[int, np
     return rows
 
 
-def _ids_to_put(model: Any, ids: np.ndarray) -> np.ndarray:
-    """The ids of the text, sorted; where it has a single one, another of the vocabulary too."""
+def _replacement_ids(model: Any, ids: np.ndarray) -> np.ndarray:
+    """The distinct ids of the text, sorted; at least two where the vocabulary allows."""
     known = np.unique(ids).astype(np.int64)
     if len(known) > 1:
         return known
@@ -133,8 +133,8 @@ def _ids_to_put(model: Any, ids: np.ndarray) -> np.ndarray:
     return known if other is None else np.unique([*known, other])
 
 
-def _place_that_sees_ahead(model: Any, text: np.ndarray, rows: dict[int, np.ndarray]) -> int | None:
-    """A position whose logits depend on later tokens; None where there is none."""
+def _noncausal_position(model: Any, text: np.ndarray, rows: dict[int, np.ndarray]) -> int | None:
+    """A position whose logits depend on later tokens; None for a causal model."""
     with _evaluating(model):
         logits = _run(model, text)
         noise = (_run(model, text) - logits).abs().max()
@@ -147,25 +147,27 @@ def _place_that_sees_ahead(model: Any, text: np.ndarray, rows: dict[int, np.ndar
 
 
 def _problem(model: Any, length: int) -> str | None:
-    """Why the model cannot be run on ``length`` tokens; None where it can."""
+    """Why the model fails on ``length`` tokens; None if it runs."""
     pad = getattr(model.config, "pad_token_id", None)
-    token = next(token for token in (0, 1) if token != pad)  # padding may have no position
+    token = next(
+        token for token in (0, 1) if token != pad
+    )  # the padding token may have no position
     try:
         with _evaluating(model):
             _run(model, np.full(length, token))
     except UserError:
         raise
-    except Exception as error:  # each architecture has its own way to say it
+    except Exception as error:  # exception types vary by architecture
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error):
             raise UserError(
-                f"there is no memory to run the model on {length} tokens: choose a smaller context"
+                f"not enough memory to run the model on {length} tokens: use a smaller context"
             ) from error
         return first_line(error)
     return None
 
 
 def _run(model: Any, ids: np.ndarray) -> Tensor:
-    """Float32 logits (T, V) of ids (T,). What a model draws at random is the same each time."""
+    """Float32 logits (T, V) of ids (T,), with a fixed random seed."""
     rows = torch.from_numpy(ids)[None].to(model.device)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(), _IndicesInRange():
@@ -174,16 +176,16 @@ def _run(model: Any, ids: np.ndarray) -> Tensor:
     logits = getattr(output, "logits", None)
     if logits is None or logits.shape[:-1] != rows.shape:
         raise UserError(
-            f"a {type(model).__name__} predicts no next tokens: name a causal language model "
+            f"a {type(model).__name__} does not predict next tokens: use a causal language model "
             "(AutoModelForCausalLM)"
         )
     return logits[0].float()
 
 
 class _IndicesInRange(TorchDispatchMode):
-    """An IndexError where a table is asked for an entry that it has not got.
+    """Raise IndexError for an index outside a table.
 
-    On a processor torch raises it too. A graphics card stops the process, and all that follows.
+    torch does so on the CPU; on a GPU a device assert would make the process unusable.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -215,7 +217,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _in_float32(model: Any) -> Iterator[None]:
-    """Inside, parameters of a short type are float32, which changes none of them."""
+    """Cast float16 and bfloat16 parameters to float32 inside the block."""
     short = {p: p.dtype for p in model.parameters() if p.dtype in SHORT_TYPES}
     for parameter in short:
         parameter.data = parameter.data.float()

@@ -1,9 +1,9 @@
-"""How well a causal language model predicts a text, by three protocols.
+"""Perplexity and bits per byte of a causal language model, by three protocols.
 
 ``strided`` (the default) reads the raw split as one stream and predicts every token exactly once.
-``card`` is the protocol of the Lumiére model card: cleaned documents, short windows that overlap
-by 8 tokens. ``lm_eval`` gives the word perplexity of EleutherAI's lm_eval to all digits. Losses
-are in nats per token; only bits per byte compares across tokenizers.
+``card`` is the protocol of the Lumiére model card: cleaned documents, short windows with an overlap
+of 8 tokens. ``lm_eval`` reproduces the word perplexity of EleutherAI's lm_eval to all digits. Losses are
+in nats per token; only bits per byte compares across tokenizers.
 
 Works for every causal language model and tokenizer of transformers.
 """
@@ -41,11 +41,11 @@ from lumenspark.evaluation.scoring import (
 )
 
 PROTOCOLS = ("strided", "card", "lm_eval")
-LM_EVAL_CONTEXT = 2048  # what lm_eval takes where neither config nor tokenizer names a length
-# Beyond this exp(loss) is no float. A working model is below ln V, 13 at most.
+LM_EVAL_CONTEXT = 2048  # lm_eval's default if neither config nor tokenizer has a length
+# exp(loss) overflows beyond this. A working model is below ln V, at most 13.
 LARGEST_LOSS = 700.0
 
-# What a tokenizer is called with. verbose: no warning that the text is longer than the context.
+# verbose: no warning for texts longer than the context.
 AS_PLAIN_TEXT = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 Ids = npt.NDArray[np.int32]
@@ -53,7 +53,7 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class _TokenisedText:
-    """A split, ready to be scored. None in place of what the tokenizer does not give back."""
+    """A tokenized split with its windows. Counts are None if decoding loses text."""
 
     ids: Ids  # (tokens,)
     windows: np.ndarray  # int64 (W, 3): begin, first target, end
@@ -77,18 +77,18 @@ def evaluate(
 ) -> Evaluation:
     """Score ``model`` on a split of ``corpus``.
 
-    ``model`` is any causal language model of transformers, ``tokenizer`` the one it was trained
-    with. ``context`` is in tokens; without it, ``strided`` takes what the model takes, but at most
-    1024, ``card`` takes 64, and ``lm_eval`` all that the model takes. ``stride`` (``strided`` only)
-    is half the context unless given; as long as the context it gives the windows of lm_eval.
-    ``progress`` is called with the targets scored so far and in all. Memory grows with the split's
-    tokens, not with its text, of which only a piece is held at a time (``lm_eval``: a document).
+    ``model`` is any causal language model of transformers, ``tokenizer`` its tokenizer.
+    ``context`` is in tokens; default: the model's maximum (at most 1024) for ``strided``, 64 for
+    ``card``, the model's maximum for ``lm_eval``. ``stride`` (``strided`` only) defaults to half
+    the context; a stride of the whole context gives the windows of lm_eval. ``progress`` is called
+    with the targets scored so far and in total. Memory grows with the number of tokens; of the text
+    only a piece is in memory at a time (``lm_eval``: a document).
 
-    Bits per byte and word perplexity are of what decoding the ids gives back
-    (:mod:`.roundtrip`), and None where that is not the text; ``lm_eval`` divides by the raw text.
+    Bits per byte and word perplexity refer to the decoded token ids (:mod:`.roundtrip`), and are
+    None if decoding loses text; ``lm_eval`` divides by the raw text.
 
-    Raises UserError where the model is not causal, cannot take the context or the tokenizer's ids,
-    where the split is too short, and where the loss is not finite.
+    Raises UserError for a model that is not causal or does not take the context or the token ids,
+    a split too short, and a loss that is not finite.
     """
     started = time.monotonic()
     context, stride = _check_settings(model, tokenizer, protocol, context, stride)
@@ -112,8 +112,8 @@ def evaluate(
     loss = nats / targets
     if not loss < LARGEST_LOSS:
         raise UserError(
-            f"the model's loss on {corpus.name} is {loss}, which is no prediction at all: its "
-            "weights are damaged, or overflow in this dtype (try float32)"
+            f"the model's loss on {corpus.name} is {loss}: its weights are damaged, or overflow in "
+            "this dtype (try float32)"
         )
     summable = protocol != "card"
     return Evaluation(
@@ -148,15 +148,15 @@ def evaluate(
 def _check_settings(
     model: Any, tokenizer: Any, protocol: str, context: int | None, stride: int | None
 ) -> tuple[int, int]:
-    """Context and stride with their defaults filled in."""
+    """Context and stride with defaults resolved."""
     if protocol not in PROTOCOLS:
-        raise UserError(f"there is no protocol {quoted(protocol)}: choose strided, card or lm_eval")
+        raise UserError(f"unknown protocol {quoted(protocol)}: choose strided, card or lm_eval")
     if stride is not None and protocol != "strided":
         fixed = {
             "card": f"the card's protocol has a fixed overlap of {CARD_OVERLAP} tokens",
-            "lm_eval": "the protocol lm_eval has a fixed stride, its context",
+            "lm_eval": "the protocol lm_eval has its context as a fixed stride",
         }
-        raise UserError(f"{fixed[protocol]}: leave out the stride, or choose the protocol strided")
+        raise UserError(f"{fixed[protocol]}: omit the stride, or choose the protocol strided")
     context = _check_context(model, tokenizer, protocol, context)
     if protocol == "card":
         return context, context - CARD_OVERLAP
@@ -167,27 +167,27 @@ def _check_settings(
     return context, context // 2 if stride is None else stride
 
 
-def _check_context(model: Any, tokenizer: Any, protocol: str, asked: int | None) -> int:
-    """The context that was asked for, if the model takes it, or the protocol's."""
+def _check_context(model: Any, tokenizer: Any, protocol: str, requested: int | None) -> int:
+    """The requested context, if the model takes it, or the protocol's default."""
     limit = context_limit(model)
-    if asked is None:
+    if requested is None:
         usual = {"strided": LONGEST_DEFAULT_CONTEXT, "card": CARD_CONTEXT}.get(protocol)
         if usual is None:
             usual = limit or _named_length(tokenizer) or LM_EVAL_CONTEXT
         return usable_context(model, usual if limit is None else min(limit, usual))
-    if asked < 1:
-        raise UserError(f"a context of {asked} predicts nothing: choose 2 tokens or more")
-    wanted = asked if limit is None else min(limit, asked)
+    if requested < 1:
+        raise UserError(f"a context of {requested} predicts nothing: choose 2 tokens or more")
+    wanted = requested if limit is None else min(limit, requested)
     takes = usable_context(model, wanted)
-    if takes < asked:
+    if takes < requested:
         raise UserError(
-            f"the model takes {takes} tokens, not {asked}: choose a context up to {takes}"
+            f"the model takes {takes} tokens, not {requested}: choose a context up to {takes}"
         )
-    return asked
+    return requested
 
 
 def _named_length(tokenizer: Any) -> int | None:
-    """The longest input that a tokenizer's files name; transformers puts 10**30 for none."""
+    """The tokenizer's maximum length; None if unset (10**30 in transformers)."""
     length = tokenizer.model_max_length
     return length if isinstance(length, int) and length < 10**9 else None
 
@@ -208,10 +208,10 @@ def _word_perplexity(nats: float, words: int | None) -> float | None:
 
 
 def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int) -> _TokenisedText:
-    """The raw text as one stream after the beginning-of-text token, or the end token.
+    """The raw text as one stream after BOS, or EOS without one.
 
-    A tokenizer with neither leaves the first token without a prediction. Then the bytes of the
-    characters that it covers are not counted, nor the words that begin in it.
+    With neither, the first token is not predicted: the bytes it covers and the words that start in
+    it are not counted.
     """
     prefix = _first_given(tokenizer.bos_token_id, tokenizer.eos_token_id)
     parts = [_ids([] if prefix is None else [prefix])]
@@ -236,7 +236,7 @@ def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int)
 
 
 def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
-    """Each document in its frame (:func:`.document_frame`), in windows that never cross one."""
+    """Framed documents (:func:`.document_frame`) in windows that never cross documents."""
     before, after = document_frame(tokenizer)
     parts, offsets, length = [_ids([])], [0], 0
     roundtrip = RoundTrip(tokenizer)
@@ -260,17 +260,17 @@ def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Tok
 
 
 def _as_lm_eval(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
-    """The documents as lm_eval's ``loglikelihood_rolling`` cuts them, and its words and bytes.
+    """Windows, words and bytes as in lm_eval's ``loglikelihood_rolling``.
 
-    Each is encoded whole, special tokens in it and around it included, after the
-    beginning-of-text token. Its windows take ``context`` tokens and predict as many; the last one
-    of a document predicts what is left, and reaches back for the rest.
+    Each document is encoded whole after BOS, with special tokens in and around it. Windows predict
+    ``context`` tokens from as many inputs; the last one of a document predicts the rest, with
+    earlier tokens as context.
     """
     prefix = _first_given(tokenizer.bos_token_id, tokenizer.eos_token_id)
     if prefix is None:
         raise UserError(
-            "the tokenizer has no beginning-of-text token and no end token, one of which lm_eval "
-            "puts before a text: choose the protocol strided"
+            "the tokenizer has neither BOS nor EOS token, one of which lm_eval puts before a text: "
+            "choose the protocol strided"
         )
     parts, windows = [_ids([])], [np.empty((0, 3), np.int64)]
     length = words = documents = doubled = 0
@@ -306,8 +306,8 @@ def _notes_about_lm_eval(roundtrip: RoundTrip, doubled: int, documents: int) -> 
         )
     if doubled:
         notes.append(
-            f"the beginning-of-text token is there twice in {doubled:,} of {documents:,} "
-            "documents, once by lm_eval and once by the tokenizer, and the second is predicted too"
+            f"the BOS token occurs twice in {doubled:,} of {documents:,} documents, added by "
+            "lm_eval and by the tokenizer, and the second one is predicted"
         )
     return notes
 
@@ -322,10 +322,7 @@ def _whole_documents(pieces: Iterable[Piece]) -> Iterable[str]:
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    """The ids of ``text``, in which ``<|eot|>`` is seven characters and no special token.
-
-    That is how the text is read for training, too.
-    """
+    """Token ids of ``text``; a literal ``<|eot|>`` is text, not a special token, as in training."""
     return list(tokenizer(text, **AS_PLAIN_TEXT)["input_ids"])
 
 
@@ -338,7 +335,7 @@ def _first_given(*token_ids: int | None) -> int | None:
 
 
 def _first_token_end(tokenizer: Any, text: str, first_id: int) -> int:
-    """How many characters at the start of ``text`` the first token covers."""
+    """Number of characters of ``text`` covered by the first token."""
     if not tokenizer.is_fast:
         return len(tokenizer.decode([first_id]))
     encoding = tokenizer(text, **AS_PLAIN_TEXT, return_offsets_mapping=True)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, and ``evaluation.json``, where a run keeps them."""
+"""Evaluation results, and ``evaluation.json`` in a run folder."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from lumenspark.files import changing, write_json
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one model on one split, and all that tells how they came about."""
+    """Metrics of a model on a split, with all settings."""
 
     protocol: str
     data: str
@@ -23,26 +23,25 @@ class Evaluation:
     data_digest: str
     hub_id: str | None
     revision: str | None
-    model_revision: str | None  # the commit of a model on the hub
+    model_revision: str | None  # commit of a hub model
     loss: float  # nats per target
     perplexity: float  # exp(loss)
-    # In the card's protocol the targets inside an overlap count twice, so a total over the text,
-    # which these two divide by words and bytes, does not exist: None.
-    word_perplexity: float | None  # exp(total nats / words); None too where no float holds it
+    # None for the card's protocol: targets in overlaps count twice, so there is no total to divide.
+    word_perplexity: float | None  # exp(total nats / words); None on overflow
     bits_per_byte: float | None  # total nats / ln 2 / bytes
     targets: int  # predictions scored
-    # Of the text that decoding gives back (lm_eval: of the raw text); None where text is lost.
+    # Of the decoded text (lm_eval: of the raw text); None if decoding loses text.
     bytes: int | None  # UTF-8
     words: int | None  # text.split()
-    raw_bytes: int  # UTF-8 bytes of the text as it is
-    documents: int | None  # None: the split is read as one stream
+    raw_bytes: int  # UTF-8 bytes of the original text
+    documents: int | None  # None for a single stream
     windows: int
     context: int  # tokens
     stride: int  # tokens from the start of one window to the start of the next
     dtype: str
     seconds: float
-    notes: list[str]  # what a reader of the figures has to know, in sentences
-    config: str | None = None  # of the data set, where one was named
+    notes: list[str]  # caveats
+    config: str | None = None  # of the dataset
     text_field: str = "text"  # of its rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,12 +57,11 @@ def store(
     command: str,
     weights: str | None = None,
 ) -> None:
-    """Add ``evaluation`` to ``evaluation.json`` in a run's folder.
+    """Add ``evaluation`` to ``evaluation.json`` in a run folder.
 
-    ``weights`` is the digest of those that were scored (:mod:`.weights`). One entry for them, each
-    checkpoint, data with its configuration, field, revision and layout, split, protocol, context
-    and stride: an older one is replaced. Others that add to the file at the same time wait. Raises
-    UserError where the file there is not what this function writes.
+    ``weights`` is the digest of the scored weights (:mod:`.weights`). An older entry of the same
+    weights, checkpoint, data (with configuration, field, revision and layout), split, protocol,
+    context and stride is replaced. The file is locked. Raises UserError for a damaged file.
     """
     path = run_folder / "evaluation.json"
     entry = evaluation.to_dict() | {
@@ -79,16 +77,16 @@ def store(
 
 
 def read_evaluations(run_folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's ``evaluation.json``, oldest first; none where there is no file.
+    """The entries of ``evaluation.json``, oldest first; none without the file.
 
-    Raises UserError where the file is damaged.
+    Raises UserError for a damaged file.
     """
     path = run_folder / "evaluation.json"
     if not os.path.lexists(path):
         return []
     with reading(path, "it is damaged, so move it away and evaluate again"):
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError("it is no file")
+        if not path.is_file():  # reading a pipe would block
+            raise ValueError("it is not a file")
         entries = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
         for entry in list(entries):
             _check_entry(entry)
@@ -98,10 +96,9 @@ def read_evaluations(run_folder: Path) -> list[dict[str, Any]]:
 def of_weights(
     entries: list[dict[str, Any]], checkpoint: str, weights: str | None, step: int | None
 ) -> list[dict[str, Any]]:
-    """The entries about these weights, the newest for each way of scoring.
+    """The entries for these weights, the latest for each setting.
 
-    One without a digest, as the first versions of this package wrote it, is known by the
-    checkpoint and its step.
+    Entries without a digest (first versions of this package) are matched by checkpoint and step.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for entry in entries:
@@ -111,13 +108,13 @@ def of_weights(
             fits = (entry["checkpoint"], entry.get("step")) == (checkpoint, step)
         if fits:
             settings = _settings(entry)
-            found.pop(settings, None)  # the newest comes last
+            found.pop(settings, None)  # the latest comes last
             found[settings] = entry
     return list(found.values())
 
 
 def describe(evaluation: Evaluation) -> str:
-    """The figures as a few plain lines."""
+    """The results as plain lines."""
     rows = [
         ("loss", f"{evaluation.loss:.4f} nats per token"),
         ("token perplexity", f"{evaluation.perplexity:.4f}"),
@@ -130,7 +127,7 @@ def describe(evaluation: Evaluation) -> str:
         ("targets", f"{evaluation.targets:,} in {evaluation.windows:,} windows"),
         ("text", _size_in_words(evaluation)),
         ("context", f"{evaluation.context} tokens, stride {evaluation.stride}"),
-        ("took", f"{evaluation.seconds:.1f} s in {evaluation.dtype}"),
+        ("time", f"{evaluation.seconds:.1f} s in {evaluation.dtype}"),
         *(("note", note) for note in evaluation.notes),
     ]
     data = printable(evaluation.data)
@@ -144,7 +141,7 @@ def _size_in_words(evaluation: Evaluation) -> str:
     size = f"{evaluation.bytes:,} bytes, {evaluation.words:,} words"
     if evaluation.bytes == evaluation.raw_bytes:
         return size
-    return f"{size}, as the tokenizer gives it back (raw: {evaluation.raw_bytes:,} bytes)"
+    return f"{size}, as decoded by the tokenizer (raw: {evaluation.raw_bytes:,} bytes)"
 
 
 def _settings(entry: dict[str, Any]) -> tuple[Any, ...]:
@@ -155,7 +152,7 @@ def _settings(entry: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
-    """Whether the two are of the same weights, checkpoint and settings."""
+    """Whether both have the same weights, checkpoint and settings."""
     if (old["checkpoint"], _settings(old)) != (new["checkpoint"], _settings(new)):
         return False
     if old.get("weights") is None and new["weights"] is not None:
@@ -164,7 +161,7 @@ def _replaces(new: dict[str, Any], old: dict[str, Any]) -> bool:
 
 
 def _check_entry(entry: Any) -> None:
-    """Raise whatever comes where an entry has not the types that :func:`store` writes."""
+    """Raise for an entry with types other than :func:`store` writes."""
     for name in ("data", "split", "protocol", "checkpoint", "data_digest"):
         _expect(entry, name, str)
     for name in ("context", "stride", "targets"):

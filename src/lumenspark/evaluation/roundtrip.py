@@ -1,9 +1,9 @@
-"""How much of a text its token ids give back: what bits per byte divide by.
+"""Round trip of a text through a tokenizer: the bytes that its token ids decode to.
 
-A tokenizer may change a text before it cuts it (NFKC, lower case, whitespace), or have no tokens
-for parts of it. A model that predicts the ids predicts what decoding them gives and no more, so no
-other bytes count. Where text is lost there is no figure per byte or word, and where much of it
-is, no figure at all.
+A tokenizer may normalize the text (NFKC, lower case, whitespace) or lack tokens for parts of it. A
+model that predicts the ids predicts the decoded text and no more, so bits per byte divides by its
+bytes. If text is lost, per-byte and per-word metrics are undefined; if much is lost, scoring is
+refused.
 """
 
 import re
@@ -13,13 +13,13 @@ from typing import Any
 from lumenspark.data.corpora import Piece
 from lumenspark.errors import UserError, quoted
 
-MUCH = 0.1  # of the tokens or characters
-LONGEST_EXAMPLE = 24  # characters of the place where text is lost
+MAX_LOSS = 0.1  # fraction of tokens or characters
+LONGEST_EXAMPLE = 24  # characters of a difference in a message
 _SPACE = re.compile(r"[\s\u2581]+")  # sentencepiece writes U+2581 for a space
 
 
 class TextSize:
-    """UTF-8 bytes and words (``text.split()``) of texts that come in pieces."""
+    """UTF-8 bytes and words (``text.split()``), accumulated over pieces."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -27,35 +27,35 @@ class TextSize:
         self._ended_in_word = False
 
     def add(self, text: str, starts: bool) -> None:
-        """``starts``: the text begins a word of its own, whatever came before."""
+        """``starts``: the text starts a new word in any case."""
         if not text:
             return
-        # A piece of a text without whitespace may end inside a word, which is counted once.
-        goes_on = self._ended_in_word and not starts and not text[0].isspace()
+        # A piece may end inside a word, which is counted once.
+        continues = self._ended_in_word and not starts and not text[0].isspace()
         self.bytes += len(text.encode())
-        self.words += len(text.split()) - goes_on
+        self.words += len(text.split()) - continues
         self._ended_in_word = not text[-1].isspace()
 
 
 class RoundTrip:
-    """What decoding gives back of a text that comes in pieces. Memory does not grow with it.
+    """Compares text pieces with their decoded token ids, in constant memory.
 
     Attributes:
-        raw: the size of the text itself.
+        raw: size of the original text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.raw = TextSize()
         self._tokenizer = tokenizer
         self._decoded = TextSize()
-        self._added_space = 0  # bytes of whitespace that decoding has put in
+        self._added_space = 0  # bytes of whitespace added by decoding
         self._difference: str | None = None
         self._tokens = self._unknown = 0
-        self._characters = self._missing = 0  # whitespace apart
+        self._characters = self._missing = 0  # without whitespace
         self._had_capitals = self._gave_capitals = False
 
     def add(self, piece: Piece, ids: list[int]) -> None:
-        """``ids`` are those of the piece, without the special tokens around it."""
+        """``ids``: the token ids of the piece, without special tokens around it."""
         text = piece.text
         self._tokens += len(ids)
         self.raw.add(text, piece.starts)
@@ -65,12 +65,12 @@ class RoundTrip:
             return
         self._had_capitals |= text != text.lower()
         self._gave_capitals |= decoded != decoded.lower()
-        meant = _normalized(self._tokenizer, text)
-        if decoded in meant:
+        expected_forms = _normalized(self._tokenizer, text)
+        if decoded in expected_forms:
             return
-        found, expected = _SPACE.sub("", decoded), _SPACE.sub("", meant[-1])
+        found, expected = _SPACE.sub("", decoded), _SPACE.sub("", expected_forms[-1])
         self._characters += len(expected)
-        if found in {_SPACE.sub("", form) for form in (text, *meant)}:
+        if found in {_SPACE.sub("", form) for form in (text, *expected_forms)}:
             self._added_space += max(0, _space_bytes(decoded) - _space_bytes(text))
             return
         unknown = _unknown_id(self._tokenizer)
@@ -79,9 +79,9 @@ class RoundTrip:
         self._difference = self._difference or _difference(expected, found)
 
     def skip(self, text: str, first_id: int) -> None:
-        """Leave out the first token, which covers ``text`` and which nothing predicts."""
+        """Exclude the first token, which covers ``text`` and is not predicted."""
         given = self._decode([first_id])
-        whole = "\ufffd" not in given  # it may end inside a character
+        whole = "\ufffd" not in given  # the token may end inside a character
         self.raw.bytes -= len(text.encode())
         self.raw.words -= len(text.split())
         self._decoded.bytes -= len((given if whole else text).encode())
@@ -89,38 +89,38 @@ class RoundTrip:
 
     @property
     def is_lossless(self) -> bool:
-        """Whether decoding gives back all of the text, but for how it is written."""
+        """Whether decoding restores the text up to normalization and whitespace."""
         return self._difference is None
 
     @property
     def bytes(self) -> int | None:
-        """UTF-8 bytes of what decoding gives back; None where text is lost."""
+        """UTF-8 bytes of the decoded text; None if text is lost."""
         return self._decoded.bytes - self._added_space if self.is_lossless else None
 
     @property
     def words(self) -> int | None:
-        """Words that are in the text and in what decoding gives back; None where text is lost."""
+        """Words in both the original and the decoded text; None if text is lost."""
         return min(self.raw.words, self._decoded.words) if self.is_lossless else None
 
     def check(self) -> None:
-        """Raise UserError where so much is lost that the ids are not about the text."""
-        unknown = self._unknown > MUCH * self._tokens
-        if unknown or self._missing > MUCH * self._characters:
+        """Raise UserError if more than a tenth of the tokens or characters is lost."""
+        unknown = self._unknown > MAX_LOSS * self._tokens
+        if unknown or self._missing > MAX_LOSS * self._characters:
             raise UserError(
-                f"the tokenizer does not fit the text, since {self._loss()}: use the tokenizer "
-                "that the model was trained with, or another text"
+                f"the tokenizer does not fit the text, since {self._loss()}: use the model's own "
+                "tokenizer, or another text"
             )
 
     def notes(self) -> list[str]:
-        """What a reader of figures per byte and per word has to know, in sentences."""
+        """Notes on per-byte and per-word metrics."""
         if not self.is_lossless:
             return [f"no bits per byte and no word perplexity, since {self._loss()}"]
         if self._had_capitals and not self._gave_capitals:
-            return ["the tokenizer makes all letters small, so the text is a simpler one"]
+            return ["the tokenizer lowercases the text, which makes it easier to predict"]
         return []
 
     def _loss(self) -> str:
-        loss = f"decoding does not give the text back ({self._difference})"
+        loss = f"decoding does not restore the text ({self._difference})"
         if not self._unknown:
             return loss
         return (
@@ -135,8 +135,8 @@ class RoundTrip:
 
 
 def _normalized(tokenizer: Any, text: str) -> list[str]:
-    """The forms in which the tokenizer may read ``text``; the last is the likeliest."""
-    if not tokenizer.is_fast:  # written in Python: it does not say what it does
+    """Possible normalized forms of ``text``; the last is the most likely."""
+    if not tokenizer.is_fast:  # slow tokenizers do not expose their normalizer
         compatible = unicodedata.normalize("NFKC", text)
         return [compatible.lower(), compatible, text]
     normalizer = tokenizer.backend_tokenizer.normalizer
@@ -144,7 +144,7 @@ def _normalized(tokenizer: Any, text: str) -> list[str]:
 
 
 def _unknown_id(tokenizer: Any) -> int | None:
-    """The id of what stands for all that a tokenizer does not know, if it has one."""
+    """The id of the unknown token, if any."""
     if tokenizer.unk_token_id is not None or not tokenizer.is_fast:
         return tokenizer.unk_token_id
     token = getattr(tokenizer.backend_tokenizer.model, "unk_token", None)
@@ -156,7 +156,7 @@ def _space_bytes(text: str) -> int:
 
 
 def _difference(expected: str, found: str) -> str:
-    """The place where what was decoded departs from the text, both without whitespace."""
+    """The first difference of decoded and original text, both without whitespace."""
     pairs = enumerate(zip(expected, found, strict=False))
     shorter = min(len(expected), len(found))
     place = next((i for i, (one, other) in pairs if one != other), shorter)

@@ -15,7 +15,7 @@ CARD_OVERLAP = 8
 # 2**25 logits are equally fast on a CPU.
 LOGITS_PER_BATCH = 2**23
 
-Progress = Callable[[int, int], None]  # targets scored so far, and in all
+Progress = Callable[[int, int], None]  # targets scored so far, and in total
 
 
 def rows_per_batch(length: int, vocab_size: int) -> int:
@@ -31,15 +31,14 @@ def card_loss(
     overlap: int = CARD_OVERLAP,
     limit_windows: int | None = None,
 ) -> tuple[float, int]:
-    """Mean cross-entropy in nats by the card's protocol, and the number of targets behind it.
+    """Mean cross-entropy in nats by the card's protocol, and the number of targets.
 
-    ``tokens`` are framed documents. ``limit_windows`` scores that many windows, evenly spaced
-    over the split: enough for a look during training. An autocast that surrounds the call applies;
-    close it before training goes on, because it remembers weights cast without gradients. A loss
-    that is not finite is returned as it is. Give a compiled model's original, because the windows'
-    lengths vary.
+    ``tokens`` are framed documents. ``limit_windows`` scores that many windows, evenly spaced over
+    the split, for validation during training. A surrounding autocast applies; exit it before
+    training continues, since it caches weights cast without gradients. The loss may be non-finite.
+    Pass the uncompiled model, since lengths of windows vary.
 
-    Raises UserError where the split holds nothing to predict.
+    Raises UserError for a split without predictions.
     """
     windows = document_windows(tokens.offsets, context, overlap)
     if len(windows) == 0:
@@ -85,10 +84,9 @@ def sum_nats(
 def sum_nats_like_lm_eval(
     model: Any, ids: np.ndarray, windows: np.ndarray, progress: Progress | None = None
 ) -> tuple[float, int]:
-    """As :func:`sum_nats`, but rounded as lm_eval rounds with its batches of one window.
+    """As :func:`sum_nats`, with lm_eval's rounding, so that sums are equal to the last digit.
 
-    So the sum is the same to the last digit: probabilities in the type of the logits, added up in
-    that type within a window.
+    Log-probabilities are computed and summed in the dtype of the logits, one window per batch.
     """
     import torch
 
@@ -113,9 +111,9 @@ def sum_nats_like_lm_eval(
 
 
 def _batches(windows: np.ndarray, vocabulary: int) -> Iterator[np.ndarray]:
-    """Windows of like shape together, the longest first, so that little is padding.
+    """Batches of windows of similar length, longest first, which minimises padding.
 
-    Sorted further by the number of their targets, because a batch needs no logits before the
+    Sorted further by the position of the first target, since a batch needs no logits before the
     first target of all its rows.
     """
     begin, first_target, end = windows.T
@@ -131,8 +129,8 @@ def _batches(windows: np.ndarray, vocabulary: int) -> Iterator[np.ndarray]:
 def _batch_nats(model: Any, ids: np.ndarray, windows: np.ndarray) -> float:
     """The sum of -ln p over the targets of a few windows (B, 3), in one forward pass.
 
-    Shorter rows are filled up on the right. No mask is needed: in a causal model, what stands to
-    the right of a target cannot change its prediction.
+    Shorter rows are padded on the right. No mask is needed: in a causal model, tokens to the right
+    of a target do not affect its prediction.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -151,4 +149,4 @@ def _batch_nats(model: Any, ids: np.ndarray, windows: np.ndarray) -> float:
         targets[:, start:].flatten().to(logits.device),
         reduction="none",
     )
-    return float(losses.cpu().double().sum())  # there is no float64 on mps
+    return float(losses.cpu().double().sum())  # mps lacks float64

@@ -1,7 +1,7 @@
-"""Which weights a figure is of: their digest is read before they are loaded, and compared after.
+"""Load a model together with the digest of its weights, to identify what was scored.
 
-A checkpoint may be replaced at any moment by the training that writes it, so its name and its step
-say too little.
+Training may replace a checkpoint at any moment, so name and step do not identify its weights: the
+digest is computed before loading and compared afterwards.
 """
 
 import time
@@ -16,16 +16,16 @@ from lumenspark.runs.checkpoint import MARKER, checkpoint_step, verify_checkpoin
 from lumenspark.runs.run import model_source
 
 ATTEMPTS = 5
-PAUSE = 0.1  # seconds; a checkpoint is put in place in less
+PAUSE = 0.1  # seconds; replacing a checkpoint takes less
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a model folder holds.
+    """Identity of the weights in a model folder.
 
     Attributes:
-        digest: :func:`.files.weights_digest`; None where there is none, as for a model on the hub.
-        step: the optimizer step of a checkpoint; None for other models.
+        digest: :func:`.files.weights_digest`; None if unavailable, as for a hub model.
+        step: optimizer step of a checkpoint; None for other models.
     """
 
     digest: str | None
@@ -33,10 +33,10 @@ class Weights:
 
 
 def load_to_score(name: str, checkpoint: str = "best", **options: Any) -> tuple[Any, Any, Weights]:
-    """:func:`.loading.load`, and which weights they are. Its ``options`` are those of load.
+    """:func:`.loading.load` with its ``options``, and the identity of the weights.
 
-    A checkpoint that is replaced meanwhile is loaded again. Raises UserError as load does, where a
-    checkpoint is not what its ``complete.json`` says, and where it never stays the same.
+    A checkpoint that is replaced during loading is loaded again. Raises UserError as load does,
+    for a checkpoint that does not match its ``complete.json``, and for one that keeps changing.
     """
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -54,19 +54,19 @@ def load_to_score(name: str, checkpoint: str = "best", **options: Any) -> tuple[
             if not replaced or attempt == ATTEMPTS - 1:
                 raise
     raise UserError(
-        f"the weights of {name} ({checkpoint}) change while they are loaded: try again when the "
-        "training has ended, or name another checkpoint"
+        f"the weights of {name} ({checkpoint}) change during loading: try again after "
+        "training, or use another checkpoint"
     )
 
 
 def weights_in(folder: Path) -> Weights:
-    """The weights that a folder holds now.
+    """Identity of the current weights in a folder.
 
-    Raises UserError where it is a checkpoint and not what its ``complete.json`` says.
+    Raises UserError for a checkpoint that does not match its ``complete.json``.
     """
     step = None
     if (folder / MARKER).is_file():
-        check_whole(folder)
+        check_checkpoint(folder)
         with reading(folder / MARKER, "choose another checkpoint"):
             step = checkpoint_step(folder)
     if not any(folder.glob("*.safetensors")):
@@ -74,16 +74,16 @@ def weights_in(folder: Path) -> Weights:
     return Weights(weights_digest(folder), step)
 
 
-def check_whole(folder: Path) -> None:
-    """Raise UserError where a checkpoint is not, file by file, what its ``complete.json`` says."""
+def check_checkpoint(folder: Path) -> None:
+    """Raise UserError for a checkpoint with files that do not match its ``complete.json``."""
     with reading(folder / MARKER, "choose another checkpoint"):
         damage = verify_checkpoint(folder)
     if damage:
-        raise UserError(f"{damage}, so it is not what was trained: choose another checkpoint")
+        raise UserError(f"{damage}: choose another checkpoint")
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """Another one for each folder that is put under a name; None where there is none."""
+    """Device and inode of the folder, which change when it is replaced; None if missing."""
     try:
         found = folder.stat()
     except OSError:

@@ -1,7 +1,7 @@
-"""The model card of a run: README.md, made of the run's files and nothing else.
+"""The model card of a run: README.md, generated from the run's files alone.
 
-The text is a pure function of those files (the date included), so a card is checked by making it
-again. The sections are those of the Lumiére model card; the layout is ``template.md``.
+The card is a pure function of those files (date included), so it is verified by generating it
+again. Sections are those of the Lumiére model card; the layout is ``template.md``.
 """
 
 import difflib
@@ -32,10 +32,10 @@ METRICS = (
 
 
 def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
-    """The card of one checkpoint of a run folder.
+    """The card of a checkpoint of a run.
 
-    Raises UserError where the checkpoint is not there, or a file that the card needs is missing or
-    damaged. A checkpoint without evaluations gets a card that says so.
+    Raises UserError for a missing checkpoint, and for missing or damaged files. Without evaluations
+    the card says so.
     """
     files = read_run(run, checkpoint)
     with reading(
@@ -47,7 +47,7 @@ def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
 
 
 def _card(files: RunFiles) -> ModelCard:
-    """Raises whatever comes where a file holds something else than was written there."""
+    """Raises any exception for files with unexpected content."""
     family = family_of(str(files.config["model_type"]))
     card = ModelCard.from_template(
         _metadata(files, family),
@@ -75,41 +75,40 @@ def _card(files: RunFiles) -> ModelCard:
 def write_card(run: Path, checkpoint: str = "best") -> Path:
     """Write the card as ``README.md`` into the run folder. Raises as :func:`build_card`."""
     path = run / "README.md"
-    with changing(path):  # from reading on: a card that was made earlier is not written later
+    with changing(path):  # locked before reading, so that an older card never replaces a newer one
         write_file(path, str(build_card(run, checkpoint)))
     return path
 
 
 def check_card(run: Path, checkpoint: str | None = None) -> list[str]:
-    """What ``README.md`` says that the run's files do not, and what it leaves out.
+    """Differences between ``README.md`` and a newly generated card, one sentence per line.
 
-    One sentence for each line that differs; none where the card is true. Without ``checkpoint``
-    the card's own closing line names it, or else it is ``best``. Raises UserError where there is
-    no card, and as :func:`build_card`.
+    ``checkpoint`` defaults to the one in the card's closing line, else ``best``. Raises UserError
+    for a missing card, and as :func:`build_card`.
     """
     path = run / "README.md"
     if not path.is_file():
         raise UserError(f"{run} has no README.md yet: `lumenspark card {run.name}` writes it")
-    said = _lines(path)
-    true = str(build_card(run, checkpoint or _named_checkpoint(said))).splitlines()
+    written = _lines(path)
+    expected = str(build_card(run, checkpoint or _named_checkpoint(written))).splitlines()
     problems = []
-    matcher = difflib.SequenceMatcher(None, said, true, autojunk=False)
-    for kind, first, last, true_first, true_last in matcher.get_opcodes():
+    matcher = difflib.SequenceMatcher(None, written, expected, autojunk=False)
+    for kind, first, last, expected_first, expected_last in matcher.get_opcodes():
         if kind == "equal":
             continue
         problems += [
-            f"line {number + 1} is not in the run's files: {_quoted(said[number])}"
+            f"line {number + 1} is not in the run's files: {_quoted(written[number])}"
             for number in range(first, last)
         ]
         problems += [
             f"after line {last} the run's files say: {_quoted(line)}"
-            for line in true[true_first:true_last]
+            for line in expected[expected_first:expected_last]
         ]
     return problems
 
 
 def update_card(run: Path, checkpoint: str) -> None:
-    """Write the card again where there is one and it is about ``checkpoint``.
+    """Rewrite an existing card that describes ``checkpoint``.
 
     Raises as :func:`build_card`.
     """
@@ -123,12 +122,12 @@ def _quoted(line: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    with reading(path, "move it away, and `lumenspark card` writes a new one"):
+    with reading(path, "remove it, and `lumenspark card` writes a new one"):
         return path.read_text(encoding="utf-8").splitlines()
 
 
 def _named_checkpoint(card: list[str]) -> str:
-    """The checkpoint that a card's closing line names, or else ``best``."""
+    """The checkpoint in the card's closing line, else ``best``."""
     named = [match[1] for line in card if (match := CLOSING_LINE.match(line))]
     return named[-1] if named else "best"
 
@@ -152,7 +151,7 @@ def _metadata(files: RunFiles, family: Family) -> ModelCardData:
 
 
 def _eval_results(entry: dict[str, Any], entries: list[dict[str, Any]]) -> list[EvalResult]:
-    """The figures of one of the evaluations in the form of the hub's model-index."""
+    """The metrics of an evaluation for the hub's model-index."""
     protocol = {
         "protocol": printable(entry["protocol"]),
         "context": entry["context"],

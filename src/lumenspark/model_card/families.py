@@ -1,7 +1,6 @@
-"""What the card says about each model family: the facts that no file of a run states.
+"""Facts in the model card that follow from the architecture (``model_type``) alone.
 
-Everything with a figure is read from the run. What stands here follows from the architecture
-alone, so it is true of every checkpoint whose config names this ``model_type``.
+Everything with a number is read from the run's files instead.
 """
 
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ FAMILIES = {
             (
                 "Interpretability",
                 "Returns attention weights (`output_attentions`) and intermediate representations "
-                "(`output_hidden_states`); asking for them leaves the logits as they are",
+                "(`output_hidden_states`); without changing the logits",
             ),
         ),
         strengths=(
@@ -49,17 +48,17 @@ FAMILIES = {
             ("Low-rank layers", "Linear layers can go through a few features, W ≈ U Vᵀ"),
             (
                 "Low-rank attention",
-                "What lies far back can be held in a fixed number of slots, so that time grows in "
-                "a straight line with the text and the decode state not at all",
+                "Distant tokens can be held in a fixed number of slots: time is linear in the "
+                "sequence length, and the decode state has constant size",
             ),
             ("Prenormalization and LayerScale", "LayerNorm before each sublayer, learned factors"),
         ),
         strengths=(
-            ("Long Texts", "Unless attention is dense, memory while writing does not grow"),
+            ("Long Texts", "Unless attention is dense, generation takes constant memory"),
             (
                 "Interpretability",
-                "Returns attention weights from token to token (`output_attentions`), in low-rank "
-                "attention those through the slots too",
+                "Returns token-to-token attention weights (`output_attentions`), which include "
+                "those through the slots of low-rank attention",
             ),
         ),
         components=(
@@ -72,8 +71,8 @@ FAMILIES = {
 
 
 def family_of(model_type: str) -> Family:
-    """The facts for a config's ``model_type``; for one that is not ours, only its name."""
-    architecture = f"That of {code(model_type)} in transformers; its documentation says what it is"
+    """The facts for a ``model_type``; for other architectures, only the name."""
+    architecture = f"{code(model_type)} of transformers; see its documentation"
     return FAMILIES.get(
         model_type,
         Family(

@@ -1,7 +1,7 @@
-"""Names from outside in Markdown: whatever they hold, they are text there.
+"""Escape outside names for Markdown.
 
-A name may be that of a folder, a recipe, a token or a hub set, or stand in an edited file. Here
-nothing of it can end a line, a table's cell, a code span or a fence, nor begin anything.
+Names of folders, recipes, tokens and hub datasets may contain anything; escaped, they cannot end a
+line, a table cell, a code span or a fence, nor start markup.
 """
 
 import re
@@ -10,26 +10,25 @@ from typing import Any
 from lumenspark.errors import printable, shortened
 
 LONGEST_NAME = 200  # characters
-# Markup; what turns into a link by itself; and an underscore that is not inside a word.
+# Markup, autolinks, and underscores at word boundaries.
 _SPECIAL = re.compile(
     r"[\\`*\[\]<>|~&$]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=\S)@(?=\S)|(?<=www)\.", re.IGNORECASE
 )
 
 
 def text(name: Any) -> str:
-    """A name as plain text, in a line, a heading, a link or a table's cell.
+    """A name as plain text, for a line, a heading, a link or a table cell.
 
-    What could be taken for markup is written as a character reference (``&#124;``), which Markdown
-    never takes for structure.
+    Markup characters become character references (``&#124;``), which Markdown never interprets.
     """
     shown = _shown(name)
     return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", shown)
 
 
 def code(name: Any, cell: bool = False) -> str:
-    """A name as a code span; as plain text where no span can hold it.
+    """A name as a code span, or as plain text if a span cannot hold it.
 
-    ``cell``: it stands in a table, where a bar ends a cell even in code.
+    ``cell``: for a table, where a bar ends a cell even in code.
     """
     shown = _shown(name)
     if "`" in shown or shown != shown.strip() or (cell and "|" in shown):
@@ -38,12 +37,12 @@ def code(name: Any, cell: bool = False) -> str:
 
 
 def fenced(content: str, language: str) -> str:
-    """A block of code, whose fence is longer than all that is in it."""
+    """A code block, with a fence longer than any in the content."""
     longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{content}\n{fence}"
 
 
 def _shown(name: Any) -> str:
-    """One line of a bounded length, and never empty."""
+    """One line of bounded length, never empty."""
     return printable(shortened(str(name), LONGEST_NAME)) or "(no name)"

@@ -1,4 +1,4 @@
-"""The files of a run as the card reads them: no figure of the card comes from anywhere else."""
+"""The files of a run, parsed for the model card, which has no other source."""
 
 import json
 import math
@@ -13,20 +13,20 @@ import yaml
 
 from lumenspark.errors import UserError, printable, quoted, reading
 from lumenspark.evaluation.results import of_weights, read_evaluations
-from lumenspark.evaluation.weights import check_whole, weights_in
+from lumenspark.evaluation.weights import check_checkpoint, weights_in
 from lumenspark.runs.metrics import read_metrics
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run folder and one of its checkpoints, read and parsed."""
+    """Parsed files of a run folder and one of its checkpoints."""
 
     run_id: str
     checkpoint: str
     recipe: dict[str, Any]
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]  # of the weights that this checkpoint holds now
+    evaluations: list[dict[str, Any]]  # of the current weights of the checkpoint
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     shapes: dict[str, list[int]]  # each tensor in model.safetensors
@@ -35,18 +35,18 @@ class RunFiles:
 
     @property
     def parameters(self) -> int:
-        """Numbers in the weights file, where tied tensors are stored once."""
+        """Parameter count of the weights file, which stores tied tensors once."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
 def read_run(run: Path, checkpoint: str) -> RunFiles:
-    """Read what the card needs.
+    """Read the files for the card.
 
-    Raises UserError where a file is missing or damaged, and where the checkpoint is not what its
-    ``complete.json`` says.
+    Raises UserError for missing or damaged files, and for a checkpoint that does not match its
+    ``complete.json``.
     """
     folder = checkpoint_folder(run, checkpoint)
-    check_whole(folder)
+    check_checkpoint(folder)
     weights = weights_in(folder)
     return RunFiles(
         run_id=run.resolve().name,
@@ -64,7 +64,7 @@ def read_run(run: Path, checkpoint: str) -> RunFiles:
 
 
 def checkpoint_folder(run: Path, checkpoint: str) -> Path:
-    """The folder of a checkpoint. Raises UserError, naming those there are, where it is not one."""
+    """The folder of a checkpoint. Raises UserError, listing existing ones, if it is missing."""
     folder = run / "checkpoints" / checkpoint
     if not re.fullmatch(r"[\w.-]+", checkpoint) or not (folder / "config.json").is_file():
         existing = sorted(path.parent.name for path in run.glob("checkpoints/*/config.json"))
@@ -77,7 +77,7 @@ def checkpoint_folder(run: Path, checkpoint: str) -> Path:
 
 def _read(path: Path, parse: Callable[[str], Any], kind: type = dict) -> Any:
     """The parsed file, which must hold a ``kind``."""
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would block
         raise UserError(f"{path} is missing: the card needs a complete run folder")
     with reading(path, "the card needs it as it was written, so train a new run"):
         content = parse(path.read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ def _read(path: Path, parse: Callable[[str], Any], kind: type = dict) -> Any:
 
 
 def _tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """The shapes in the header of a safetensors file: its length in 8 bytes, then JSON."""
+    """Tensor shapes from the header of a safetensors file: 8 bytes of length, then JSON."""
     if not path.exists():
         raise UserError(f"{path} is missing: the checkpoint has no weights")
     with reading(path, "choose another checkpoint"):

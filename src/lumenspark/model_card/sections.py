@@ -1,7 +1,6 @@
-"""The sections of a model card, each one a function from a run's files to Markdown.
+"""The sections of the model card, each a function from the run's files to Markdown.
 
-A fact that the files do not give is left out; none is made up. Whatever comes from the files goes
-through :mod:`.markdown`, figures apart, which are formatted as numbers.
+Facts missing from the files are omitted. Strings from the files are escaped by :mod:`.markdown`.
 """
 
 import json
@@ -21,7 +20,7 @@ from lumenspark.model_card.run_files import RunFiles
 
 # Not strftime's %b, which follows the locale.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# The names under which configs of transformers give the same dimension.
+# Names of the same dimension in configs of transformers.
 CONFIG_NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "depth"),
     "heads": ("num_attention_heads", "n_head", "num_heads", "heads"),
@@ -33,7 +32,7 @@ CONFIG_NAMES = {
 
 
 def overview(files: RunFiles, family: Family) -> str:
-    curves = "\n\n![Loss over the course of training](loss.svg)" if files.has_curves else ""
+    curves = "\n\n![Training and validation loss](loss.svg)" if files.has_curves else ""
     return (
         bullets(
             (
@@ -68,28 +67,28 @@ def core(files: RunFiles) -> str:
 
 
 def _linear_layers(config: dict[str, Any]) -> str | None:
-    """Of families that have a rank: which."""
+    """The rank, for families that have one."""
     if "rank" not in config:
         return None
     rank, own = config["rank"], config.get("module_ranks")
     ranks = "dense" if rank is None else f"two factors of rank {text(rank)} each"
-    return f"{ranks}, but for {len(own)} of them" if own else ranks
+    return f"{ranks}, except {len(own)} of them" if own else ranks
 
 
 def _attention(config: dict[str, Any]) -> str | None:
-    """Of families that have slots: what each head sees."""
+    """The attention pattern, for families with slots."""
     if "k" not in config:
         return None
     if config["k"] is None:
         return "dense"
     if config["k"] == 0:
         return f"blocks of {text(config['window'])} tokens"
-    slots = f"{text(config['k'])} slots a head, written to by {text(config['projection'])}"
+    slots = f"{text(config['k'])} slots per head, written to by {text(config['projection'])}"
     return f"blocks of {text(config['window'])} tokens, and {slots}"
 
 
 def _feed_forward(files: RunFiles, configured: int | None) -> str | None:
-    """The configured width, and that of the gated unit where the weights have another."""
+    """The configured width, and that of the gated layer if it differs."""
     gates = [shape[0] for name, shape in files.shapes.items() if name.endswith("gate_proj.weight")]
     if configured is None or not gates or gates[0] == configured:
         return _unit(configured)
@@ -108,7 +107,7 @@ def parameters(files: RunFiles) -> str:
 def dataset(files: RunFiles) -> str:
     corpus = files.environment["corpus"]
     headings = {
-        "drop": "titles, section headings and blank lines left out",
+        "drop": "titles, section headings and blank lines dropped",
         "keep": "titles and section headings kept",
     }[files.recipe["corpus"]["headings"]]
     layout = f"WikiText, {headings}" if corpus["layout"] == "wikitext" else "plain text"
@@ -125,7 +124,7 @@ def dataset(files: RunFiles) -> str:
 
 
 def _dataset_name(files: RunFiles) -> str:
-    """What the text was. A local folder is called by its name alone, whatever it may hold."""
+    """The name of the corpus, without the path of a local folder."""
     corpus = files.environment["corpus"]
     hub_id, name = corpus.get("hub_id"), corpus["name"]
     if hub_id:
@@ -138,7 +137,7 @@ def _dataset_name(files: RunFiles) -> str:
         return f"{title}{link}{named_config}{revision}"
     if name == "python-docs" and corpus.get("license"):  # a folder of this name has no license
         return (
-            "`python-docs`, the corpus that comes with every Python: its help topics and the "
+            "`python-docs`, the documentation of a Python installation: help topics and the "
             f"docstrings of its standard library (Python {text(files.environment['python'])})"
         )
     return f"{code(_short(name))}, local text"
@@ -151,7 +150,7 @@ def tokenization(files: RunFiles) -> str:
     normalizer = tokenizer.get("normalizer") or {}
     special = [token["content"] for token in tokenizer["added_tokens"] if token.get("special")]
     name, start = files.recipe["tokenizer"]["name"], files.recipe.get("init_from")
-    learned = "learned from the train split of the dataset above"
+    learned = "trained on the train split of the dataset above"
     origin = code(_short(name)) if name else f"that of {code(_short(start))}" if start else learned
     return bullets(
         (
@@ -165,7 +164,7 @@ def tokenization(files: RunFiles) -> str:
 
 
 def _entries(tokenizer: dict[str, Any]) -> int:
-    """Ids of a tokenizer.json: its vocabulary (a mapping or a list), and tokens added to it."""
+    """Vocabulary size of a tokenizer.json (a mapping or a list), added tokens included."""
     vocabulary = tokenizer["model"]["vocab"]
     added = [token for token in tokenizer["added_tokens"] if token["content"] not in vocabulary]
     return len(vocabulary) + (len(added) if isinstance(vocabulary, dict) else 0)
@@ -215,14 +214,14 @@ def _steps(last: dict[str, Any], recipe: dict[str, Any]) -> str | None:
 
 
 def _teachers(recipe: dict[str, Any]) -> str | None:
-    """What the model has learned from besides the text. Older runs know no teachers."""
+    """The teachers of distillation; recipes of older runs lack the section."""
     distill = recipe.get("distill", {})
     if not distill.get("teachers"):
         return None
     return (
-        f"{distill['teachers']:d} of the same architecture, trained first on the same text from "
+        f"{distill['teachers']:d} of the same architecture, trained on the same text with "
         f"other seeds, {distill['steps']:d} steps each; {distill['weight']:.0%} of the loss "
-        "follows samples of what they predict"
+        "is on samples of their predictions"
     )
 
 
@@ -233,8 +232,8 @@ def _checkpoint(files: RunFiles) -> str | None:
 
 def _hardware(files: RunFiles) -> str:
     environment = files.environment
-    cores = environment["cores"]  # of the processor; None where the system does not tell
-    processor = f"{cores:d} processor cores, " if cores else ""
+    cores = environment["cores"]  # None if unknown
+    processor = f"{cores:d} CPU cores, " if cores else ""
     return (
         f"device {code(files.recipe['device'])} ({text(environment['processor'])}); "
         f"{processor}{environment['threads']:d} threads"
@@ -261,21 +260,20 @@ def evaluation(files: RunFiles) -> str:
     )
     explained = (
         "Losses are in nats per token. Protocol `strided` reads the raw split as one stream and "
-        "predicts every token exactly once; its bits per byte, of the text that the tokenizer "
-        "gives back, compares across tokenizers. Protocol "
-        "`card` leaves out titles, headings and blank lines of WikiText, frames each document by "
-        "its begin and end tokens (one that serves as both comes first) and cuts it into windows "
-        "that overlap by context minus stride tokens; predictions inside an overlap count twice, "
-        "so it has no word perplexity and no bits per byte."
+        "predicts every token exactly once; its bits per byte, of the decoded text, compares "
+        "across tokenizers. Protocol `card` drops titles, headings and blank lines of WikiText, "
+        "frames each document by BOS and EOS tokens (a single token for both comes first) and cuts "
+        "it into windows with an overlap of context minus stride tokens; predictions inside an "
+        "overlap count twice, so it has no word perplexity and no bits per byte."
     )
     if any(entry["protocol"] == "lm_eval" for entry in entries):
-        explained += " Protocol `lm_eval` is that of EleutherAI's lm_eval, per raw word and byte."
+        explained += " Protocol `lm_eval` follows EleutherAI's lm_eval, per raw word and byte."
     parts = (facts, f"{head}\n{rows}", _notes(entries), explained)
     return "\n\n".join(part for part in parts if part)
 
 
 def _notes(entries: list[dict[str, Any]]) -> str:
-    """What the evaluations say about their figures."""
+    """The notes of the evaluations."""
     return bullets(
         ("Note", f"{text(part_name(entry, entries))}, {text(entry['protocol'])}: {text(note)}.")
         for entry in entries
@@ -284,7 +282,7 @@ def _notes(entries: list[dict[str, Any]]) -> str:
 
 
 def _headlines(files: RunFiles) -> Facts:
-    """The latest figures on the test split of the corpus that the model was trained on."""
+    """The latest test metrics on the training corpus."""
     digest = files.environment["corpus"]["digest"]
     latest = {
         entry["protocol"]: entry
@@ -302,7 +300,7 @@ def _headlines(files: RunFiles) -> Facts:
 
 def strengths(files: RunFiles, family: Family) -> str:
     size = f"{files.parameters:,} parameters, for research and experimentation"
-    pipeline = "The package `lumenspark` trains, evaluates and runs it"
+    pipeline = "Trained, evaluated and run by the package `lumenspark`"
     return bullets(
         (("Lightweight Design", size), *family.strengths, ("Complete Pipeline", pipeline))
     )
@@ -350,7 +348,7 @@ def usage(files: RunFiles) -> str:
     transformers = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-folder = "."  # where this card's model.safetensors is, or its repository's name on the hub
+folder = "."  # the folder of model.safetensors, or the hub id
 generate = pipeline("text-generation", model=folder{own_code})
 print(generate("The film was")[0]["generated_text"])
 
@@ -365,7 +363,7 @@ import lumenspark
 model, tokenizer = lumenspark.load({json.dumps(name, ensure_ascii=False)})"""
     return (
         f"With transformers alone:\n\n{fenced(transformers, 'python')}\n\n"
-        f"With lumenspark, beside the run:\n\n{fenced(command, 'bash')}\n\n"
+        f"With lumenspark, next to the run:\n\n{fenced(command, 'bash')}\n\n"
         f"{fenced(package, 'python')}"
     )
 
@@ -386,7 +384,7 @@ def authors(files: RunFiles) -> str:
 
 
 def model_name(files: RunFiles, family: Family) -> str:
-    """The family and the size: Lumiére-1M, gpt2-350K. One line; not yet Markdown."""
+    """Family and size: Lumiére-1M, gpt2-350K. One line, unescaped."""
     count, name = files.parameters, printable(shortened(family.name, LONGEST_NAME))
     for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if count >= unit:
@@ -395,7 +393,7 @@ def model_name(files: RunFiles, family: Family) -> str:
 
 
 def bullets(facts: Iterable[tuple[str, str | None]]) -> str:
-    """A list of facts that are Markdown already; those that are None are left out."""
+    """A list of facts, in Markdown; None values are omitted."""
     return "\n".join(f"- **{name}:** {value}" for name, value in facts if value is not None)
 
 
@@ -416,21 +414,21 @@ def _per_split(counts: dict[str, int] | None) -> str | None:
 
 
 def _short(name: str) -> str:
-    """A path's last part: no card tells where on a disk a folder was."""
+    """The last part of a path, since cards must not contain local paths."""
     return PurePath(name).name or str(name)
 
 
 def data_name(source: dict[str, Any]) -> str:
-    """What the user called a corpus, but for where on a disk it was."""
+    """The name of a corpus, without the path of a local one."""
     name = str(source.get("name") or source.get("data"))
     return name if source.get("hub_id") else _short(name)
 
 
 def part_name(entry: dict[str, Any], entries: Iterable[dict[str, Any]]) -> str:
-    """What was scored, so that it differs from the other texts of ``entries``.
+    """The name of the scored text, distinct among ``entries``.
 
-    :func:`data_name`, its configuration and field; revision and layout where others of that name
-    have another one.
+    :func:`data_name`, configuration and field; revision and layout if they differ between entries
+    of that name.
     """
     name = _named_part(entry)
     alike = [other for other in entries if _named_part(other) == name]

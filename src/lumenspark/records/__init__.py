@@ -1,5 +1,5 @@
-"""The records: what is fastest and lowest so far, each with the folder that shows it.
+"""Records: best results by track, each with a folder of evidence.
 
-``tracks`` says what is measured and when a figure holds, ``store`` reads and writes the folders,
-``page`` makes docs/records.md of them, and ``rerun`` measures on this machine.
+``tracks`` defines what is measured and how it is compared, ``store`` reads and writes the folders,
+``page`` generates docs/records.md, and ``rerun`` measures on this machine.
 """

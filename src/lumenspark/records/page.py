@@ -1,4 +1,4 @@
-"""docs/records.md, made from the book of records and from nothing else."""
+"""Generates docs/records.md from the records."""
 
 import textwrap
 from pathlib import Path
@@ -11,24 +11,23 @@ from lumenspark.records.tracks import TRACKS, Track
 
 INTRODUCTION = """# Records
 
-`lumenspark record` writes this page from the folders in [records/](../records); a row says what
-its folder says, the newest row on top. Figures are means over the seeds, ± the standard deviation
-where there are several. `lumenspark record TRACK --data TEXT` reruns the newest row on your machine
-and says whether it holds (exit code 1 where it does not). A text is given with the beginning of its
-digest: `wikitext-2` is the official set from the hub, another name a file or folder. In
-`wikitext-2-raw` (74883340) validation and test are the official files, and train is a stand-in of
-the same size.
+`lumenspark record` generates this page from the folders in [records/](../records), latest first.
+Results are means over seeds, ± the standard deviation. `lumenspark record TRACK --data TEXT` reruns
+the latest record on your machine and compares (exit code 1 if it is not reproduced). Texts are
+listed with the first digits of their digest: `wikitext-2` is the official dataset from the hub,
+other names are files or folders. In `wikitext-2-raw` (74883340) validation and test are the
+official files, and train is a substitute of the same size.
 """
 
 
 def records_page(folder: Path) -> str:
-    """The page as Markdown. Raises UserError where a record in ``folder`` is damaged."""
+    """The page in Markdown. Raises UserError for a damaged record in ``folder``."""
     sections = (_section(track, read_records(folder, track.name)) for track in TRACKS.values())
     return "\n".join([INTRODUCTION, *sections])
 
 
 def write_page(root: Path) -> Path:
-    """Bring docs/records.md of the checkout at ``root`` up to date. Returns its path."""
+    """Update docs/records.md of the checkout at ``root`` and return its path."""
     path = root / "docs" / "records.md"
     with changing(path):
         write_file(path, records_page(root / "records"))
@@ -55,7 +54,7 @@ def _row(track: Track, record: Record) -> list[str]:
         ", ".join(map(str, record.seeds)),
         f"{text(record.data)} ({text(record.data_digest[:8])})",
         text(record.machine),
-        text(record.commit[:9]) if record.commit else "not known",
+        text(record.commit[:9]) if record.commit else "unknown",
         code(record.command, cell=True),
         f"[files](../records/{record.track}/{quote(record.name)})",
     ]

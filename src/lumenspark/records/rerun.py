@@ -1,4 +1,4 @@
-"""Measuring a record on this machine, as a user would who has installed everything just now."""
+"""Measure a track on this machine, from a cold start with empty caches."""
 
 import os
 import shutil
@@ -19,31 +19,31 @@ from lumenspark.runs.checkpoint import MARKER
 from lumenspark.runs.metrics import read_metrics
 from lumenspark.runs.run import Run, runs_folder
 
-STEADY_STEPS = 100_000  # so many that compiling pays; only a few of them are run
+STEADY_STEPS = 100_000  # enough for compile: auto to compile; only a few are run
 
 
 def measure(track: str, recipe: str, data: str, seed: int) -> Trial:
-    """One seed of a track, here. Raises UserError where it cannot be run."""
+    """Measure a track with one seed. Raises UserError if it cannot run."""
     return measure_speed(recipe, data, seed) if track == "speed" else train_cold(recipe, data, seed)
 
 
 def open_text(track: str, recipe: str, data: str) -> Corpus:
-    """The text that ``recipe`` would read, brought here if it lies on the hub.
+    """The corpus of ``recipe``, downloaded if it is on the hub.
 
-    Raises UserError where there is none, or no test split of it for a track that needs one.
+    Raises UserError for a missing corpus, or a missing test split if the track needs one.
     """
     corpus = open_recipe_corpus(with_overrides(load_recipe(recipe), {"data": data}))
     if track != "speed" and "test" not in corpus.splits():
-        raise UserError(f"{data} has no test split, by which this track is measured")
-    next(iter(corpus.pieces("train")))  # a download is not part of the time that counts
+        raise UserError(f"{data} has no test split, which this track needs")
+    next(iter(corpus.pieces("train")))  # downloads before timing
     return corpus
 
 
 def train_cold(recipe: str, data: str, seed: int) -> Trial:
-    """``lumenspark train`` in a process of its own, and the wall time from its start.
+    """Run ``lumenspark train`` in a subprocess and measure wall time from its start.
 
-    ``seconds_to_checkpoint`` is until the checkpoint that is evaluated was saved, ``seconds`` until
-    the process ended. Tokens and compiled code are made anew. The run is kept in the runs folder.
+    ``seconds_to_checkpoint``: until the evaluated checkpoint was saved; ``seconds``: until the
+    process ended. Token cache and compiled code are rebuilt. The run is moved to the runs folder.
     """
     arguments = ["train", recipe, "--data", data, "--seed", str(seed)]
     with tempfile.TemporaryDirectory(prefix="lumenspark-record-") as temporary:
@@ -57,8 +57,8 @@ def train_cold(recipe: str, data: str, seed: int) -> Trial:
         seconds = time.time() - started
         if done.returncode:
             raise UserError(
-                f"lumenspark train {recipe} ended with exit code {done.returncode}, so nothing was "
-                "measured: it says above what was wrong"
+                f"lumenspark train {recipe} failed with exit code {done.returncode}: see "
+                "its message above"
             )
         (evaluation,) = Path(folders["LUMENSPARK_RUNS"]).glob("*/evaluation.json")
         run = Run(evaluation.parent)
@@ -74,16 +74,15 @@ def train_cold(recipe: str, data: str, seed: int) -> Trial:
         },
         recipe=asdict(run.recipe()),
         environment=run.environment(),
-        metrics=read_metrics(run.metrics_file).lines,  # events too
+        metrics=read_metrics(run.metrics_file).lines,  # including events
         run=run.path,
     )
 
 
 def cold_folders(folder: Path) -> dict[str, str]:
-    """The environment of a process that finds nothing made before, and keeps its runs apart.
+    """Environment variables for a process with empty caches and its own runs folder.
 
-    The folder for temporary files is among them because torch keeps the headers that it has
-    precompiled there, and not with the rest of what it has compiled.
+    TMPDIR is included because torch stores precompiled headers there.
     """
     places = {
         "LUMENSPARK_CACHE": folder / "cache",
@@ -98,7 +97,7 @@ def cold_folders(folder: Path) -> dict[str, str]:
 
 
 def measure_speed(recipe: str, data: str, seed: int) -> Trial:
-    """Steps of ``recipe`` in steady state, in this process; caches may be warm."""
+    """Throughput of ``recipe`` in steady state, in this process; caches may be warm."""
     from lumenspark.pipeline import environment_of
     from lumenspark.reporter import Reporter
     from lumenspark.training.mfu import measure_throughput
@@ -124,7 +123,7 @@ def measure_speed(recipe: str, data: str, seed: int) -> Trial:
 
 
 def _keep(run: Run) -> Run:
-    """Move a run out of a folder that is about to go, to where runs lie."""
+    """Move a run from a temporary folder to the runs folder."""
     runs_folder().mkdir(parents=True, exist_ok=True)
     kept = Run(runs_folder() / run.id)
     shutil.move(run.path, kept.path)

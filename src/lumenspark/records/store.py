@@ -1,11 +1,11 @@
-"""The book of records: a folder each, ``TRACK/DATE-WHAT-CHANGED/``, with everything that shows it.
+"""Storage of records: a folder each, ``TRACK/DATE-CHANGE/``.
 
-    record.json              the figures of each seed, and what made them
-    recipe.yaml              the whole recipe as run with the first seed
-    environment.json         versions, machine, threads, corpus, of the first seed
-    metrics-seed-0.jsonl     losses and validations over training, one file a seed
+    record.json              results of each seed, and their settings
+    recipe.yaml              recipe of the first seed
+    environment.json         versions, machine, threads and corpus of the first seed
+    metrics-seed-0.jsonl     training and validation losses, one file per seed
 
-Nothing in them names a machine or a folder of it.
+Host names and local paths are removed.
 """
 
 import json
@@ -23,20 +23,20 @@ from lumenspark.errors import UserError
 from lumenspark.files import new_folder, write_file, write_json
 from lumenspark.records.tracks import TRACKS, Figures
 
-LOSS_LINES = 200  # of metrics to keep: some 35 kB
+LOSS_LINES = 200  # of metrics to keep: about 35 kB
 LONGEST_SLUG = 48
 
 
 @dataclass(frozen=True)
 class Record:
-    """What ``record.json`` holds."""
+    """Content of ``record.json``."""
 
     track: str
-    date: str  # when it was measured: UTC, ISO 8601
+    date: str  # of the measurement: UTC, ISO 8601
     change: str
     recipe: str
     command: str  # of the first seed
-    data: str  # what the text is called; of a folder its last part
+    data: str  # corpus name, without the path of a folder
     data_digest: str
     seeds: list[int]
     figures: Figures
@@ -46,16 +46,16 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
+        """The folder name."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.change.lower())[:LONGEST_SLUG].strip("-")
         return f"{self.date[:10]}-{slug or 'change'}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One seed, measured here. Recipe and environment as a run's files hold them.
+    """A measurement with one seed on this machine. Recipe and environment as in a run.
 
-    ``run`` is where that run lies, if it was one.
+    ``run``: the run folder, if any.
     """
 
     seed: int
@@ -67,32 +67,32 @@ class Trial:
 
 
 def checkout() -> Path | None:
-    """The checkout that this package is run from; None for an installed one."""
+    """The git checkout of this package; None for an installed one."""
     root = Path(__file__).parents[3]
     return root if (root / "pyproject.toml").is_file() and (root / "records").is_dir() else None
 
 
 def records_folder() -> Path:
-    """Where the records lie: in the checkout, or as they were when the package was built."""
+    """The records folder: in the checkout, or a copy in the installed package."""
     root = checkout()
     return root / "records" if root else Path(__file__).parent / "rows"
 
 
 def read_records(folder: Path, track: str) -> list[Record]:
-    """The records of a track, the newest first. Raises UserError where one is damaged."""
+    """The records of a track, latest first. Raises UserError for a damaged one."""
     records = [_read(file) for file in (folder / track).glob("*/record.json")]
     return sorted(records, key=lambda record: record.date, reverse=True)
 
 
 def figures_of(trials: list[Trial]) -> Figures:
-    """The figures of several seeds by name."""
+    """Results by name, with a value per seed."""
     return {key: [trial.figures[key] for trial in trials] for key in trials[0].figures}
 
 
 def new_record(
     track: str, recipe: str, data: str, data_digest: str, change: str, trials: list[Trial]
 ) -> Record:
-    """What there is to say about ``trials``, which were measured here, now and of one recipe."""
+    """The record of ``trials`` of one recipe, just measured on this machine."""
     first = trials[0].environment
     packages = ("lumenspark", "python", "torch", "transformers", "tokenizers", "numpy")
     return Record(
@@ -105,35 +105,35 @@ def new_record(
         data_digest=data_digest,
         seeds=[trial.seed for trial in trials],
         figures=figures_of(trials),
-        machine=machine_in_words(first),
+        machine=describe_machine(first),
         commit=first["git_commit"],
         versions={package: first[package] for package in packages},
     )
 
 
-def machine_in_words(environment: dict[str, Any]) -> str:
-    """Processor or graphics card, system, cores and threads, from a run's environment."""
+def describe_machine(environment: dict[str, Any]) -> str:
+    """CPU or GPU, system, cores and threads, from a run's environment."""
     threads = environment["threads"]
     words = "{processor}, {machine}, {cores} cores, ".format(**environment)
     return words + (f"{threads} threads" if threads > 1 else "1 thread")
 
 
 def command_of(track: str, recipe: str, data: str, seed: int) -> str:
-    """What to type to measure one seed."""
+    """The command that measures a seed."""
     if track == "speed":
         return shlex.join(["lumenspark", "record", "speed", "--data", data])
     return shlex.join(["lumenspark", "train", recipe, "--data", data, "--seed", str(seed)])
 
 
 def text_name(data: str) -> str:
-    """What a text is called on every machine: of a file or folder its last part."""
+    """The corpus name without local path."""
     return Path(data).resolve().name if Path(data).exists() else data
 
 
 def write_record(folder: Path, record: Record, trials: list[Trial]) -> Path:
-    """Add a record to the book. Returns its folder.
+    """Write a record and return its folder.
 
-    Raises UserError where one of that track, day and change is there.
+    Raises UserError if a record of that track, day and change exists.
     """
     first = trials[0]
     environment = first.environment | {"command": record.command}
@@ -150,7 +150,7 @@ def write_record(folder: Path, record: Record, trials: list[Trial]) -> Path:
 
 
 def brief_metrics(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every validation and rollback, and of the losses up to 200 lines, evenly spread."""
+    """All validations and events, and up to 200 evenly spaced lines of losses."""
     kept = [line for line in lines if "loss" in line or "validation_loss" in line]
     losses = [n for n, line in enumerate(kept) if "loss" in line and "event" not in line]
     every = max(1, math.ceil(len(losses) / LOSS_LINES))
@@ -159,7 +159,7 @@ def brief_metrics(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def without_paths(value: Any) -> Any:
-    """The same with the last part of each absolute path in the path's place."""
+    """A copy with absolute paths replaced by their last part."""
     if isinstance(value, dict):
         return {key: without_paths(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -187,13 +187,13 @@ def _read(file: Path) -> Record:
 
 
 def _disagreement(record: Record, file: Path) -> str | None:
-    """What in a record contradicts its folder or itself."""
+    """The first inconsistency of a record with its folder or itself; None if consistent."""
     place = f"{record.track}/{record.name}"
     if place != file.parent.relative_to(file.parents[2]).as_posix():
-        return f"by its track, date and change it belongs into {place}"
+        return f"its track, date and change belong to the folder {place}"
     if not record.seeds:
         return "it has no seeds"
     for column in TRACKS[record.track].columns:
         if len(record.figures.get(column.key, [])) != len(record.seeds):
-            return f"{column.key} should have a value for each of its {len(record.seeds)} seeds"
+            return f"{column.key} must have a value for each of its {len(record.seeds)} seeds"
     return None

@@ -1,4 +1,4 @@
-"""The tracks: what is measured, with which preset, and when a measurement holds."""
+"""The tracks: what is measured, with which recipe, and how results are compared."""
 
 import statistics
 from collections.abc import Callable
@@ -6,42 +6,42 @@ from dataclasses import dataclass
 
 CARD_LINE = 4.3471  # nats per token: ln of the original card's test perplexity, 77.2527
 LEAST_TOLERANCE = 0.01  # nats per token
-SHARE_KEPT = 0.85
+MIN_MFU_RATIO = 0.85
 
 Figures = dict[str, list[float]]
-"""By name, one value a seed. Losses in nats per token, times in seconds."""
+"""Results by name, one value per seed. Losses in nats per token, times in seconds."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A figure of a track, and how it is written."""
+    """A result of a track and its format."""
 
     key: str
     name: str
     show: Callable[[float], str]
 
     def with_spread(self, values: list[float]) -> str:
-        """The mean, and the standard deviation where there are several seeds."""
+        """The mean, with the standard deviation for several seeds."""
         mean = self.show(statistics.mean(values))
         return f"{mean} ± {self.show(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
 @dataclass(frozen=True)
 class Track:
-    """One competition. ``limits`` are the highest values that a seed may have."""
+    """A track. ``limits`` are upper bounds for every seed."""
 
     name: str
     title: str
     about: str
     recipe: str
-    data: str  # unless another text is named
+    data: str  # default corpus
     columns: tuple[Column, ...]
     limits: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A rule in words, with the measured value, and whether it holds."""
+    """A rule with the measured value, and whether it holds."""
 
     rule: str
     holds: bool
@@ -105,17 +105,16 @@ TRACKS = {
         name="speed",
         title="Training tokens per second",
         about=(
-            "Whole training steps in steady state, and the share of this machine's peak that they "
-            "reach: operations of the model's matrix products (`training/mfu.py` has the "
-            "formula), over what a product of two matrices of 2048 x 2048 reaches in the "
-            "same precision. It holds where the share is at least 85% of the recorded one, so "
-            "other machines can be compared."
+            "Training throughput in steady state, and model FLOPs utilisation (MFU): FLOPs of the "
+            "model's matrix products (formula in `training/mfu.py`) relative to the FLOP/s of a "
+            "2048 x 2048 matrix product in the same precision. It holds where MFU is at least "
+            "85% of the recorded one, which makes machines comparable."
         ),
         recipe="lumiere-1m",
         data="python-docs",
         columns=(
             Column("tokens_per_second", "tokens/s", _count),
-            Column("mfu", "share of peak", _percent),
+            Column("mfu", "MFU", _percent),
             Column("peak_gflops", "peak, GFLOP/s", _count),
         ),
         limits={},
@@ -124,7 +123,7 @@ TRACKS = {
 
 
 def check_limits(track: Track, measured: Figures) -> list[Check]:
-    """What the track asks of every seed, whatever was recorded."""
+    """Checks of the track's limits, for every seed."""
     names = {column.key: column for column in track.columns}
     checks = []
     for key, limit in track.limits.items():
@@ -135,22 +134,22 @@ def check_limits(track: Track, measured: Figures) -> list[Check]:
 
 
 def check_against(track: Track, measured: Figures, recorded: Figures) -> list[Check]:
-    """What the recorded figures ask of the measured ones."""
+    """Checks of measured against recorded results."""
     if track.name == "best":
         loss, before = statistics.mean(measured["test_loss"]), recorded["test_loss"]
         limit = statistics.mean(before) + loss_tolerance(before)
-        rule = f"test loss at most {limit:.4f}, what was recorded and its spread: {loss:.4f}"
+        rule = f"test loss at most {limit:.4f}, the recorded mean plus tolerance: {loss:.4f}"
         return [Check(rule, loss <= limit)]
     if track.name == "speed":
-        share = statistics.mean(measured["mfu"])
-        least = SHARE_KEPT * statistics.mean(recorded["mfu"])
-        rule = f"share of peak at least {least:.1%}, 85% of what was recorded: {share:.1%}"
-        return [Check(rule, share >= least)]
+        mfu = statistics.mean(measured["mfu"])
+        least = MIN_MFU_RATIO * statistics.mean(recorded["mfu"])
+        rule = f"MFU at least {least:.1%}, 85% of the recorded one: {mfu:.1%}"
+        return [Check(rule, mfu >= least)]
     return []
 
 
 def loss_tolerance(losses: list[float]) -> float:
-    """Two standard deviations over seeds, and never less than 0.01."""
+    """Two standard deviations over seeds, at least 0.01."""
     if len(losses) == 1:
         return LEAST_TOLERANCE
     return max(LEAST_TOLERANCE, 2 * statistics.stdev(losses))

@@ -1,8 +1,8 @@
-"""Checkpoints: folders that from_pretrained loads, written whole or not at all.
+"""Checkpoints: folders for from_pretrained, written atomically.
 
-A checkpoint is made under a temporary name, flushed, given its completion marker
-(``complete.json``: the step, a digest of every file, and what training it is of) and renamed.
-``last`` becomes ``step-000500`` when the next one is there, so a good one exists at every moment.
+A checkpoint is written under a temporary name, flushed, sealed with a completion marker
+(``complete.json``: step, digests of all files, and the origin) and renamed. ``last`` is renamed to
+``step-000500`` when the next one is complete, so a valid checkpoint exists at all times.
 """
 
 import json
@@ -42,7 +42,7 @@ Finite = Annotated[float, Ge(-1e300), Le(1e300)]
 
 @dataclass(frozen=True)
 class Origin:
-    """What training a checkpoint is of. Checkpoints of earlier versions do not say: None.
+    """The training of a checkpoint; None in checkpoints of earlier versions.
 
     ``run``: its :attr:`.run.Run.identity`; ``recipe``: its :func:`.run.recipe_digest`; ``tokens``:
     the digest of the token ids.
@@ -55,9 +55,9 @@ class Origin:
 
 @dataclass(frozen=True)
 class Marker(Origin):
-    """What ``complete.json`` holds.
+    """Content of ``complete.json``.
 
-    ``files``: SHA-256 of each. ``loss``: of ``best``, its validation loss in nats per token.
+    ``files``: SHA-256 by name. ``loss``: validation loss of ``best``, in nats per token.
     """
 
     step: Count = field(kw_only=True)
@@ -67,16 +67,16 @@ class Marker(Origin):
 
 @dataclass
 class State:
-    """What changes from step to step, besides tensors. Saved with every checkpoint."""
+    """Trainer state besides tensors, saved with every checkpoint."""
 
     step: Count = 0
-    best_loss: Finite | None = None  # nats per token, on the validation windows: of ``best``
+    best_loss: Finite | None = None  # validation loss of ``best``, nats per token
     best_step: Count = 0
-    lowest_loss: Finite | None = None  # of the validations up to this step; patience follows it
+    lowest_loss: Finite | None = None  # lowest validation loss so far, for early stopping
     validations_without_gain: Count = 0
     lr_scale: Annotated[float, Gt(0), Le(1)] = 1.0  # halved after each non-finite step
     rollbacks: Count = 0
-    loss_sum: Finite = 0.0  # over the steps since the last line of metrics
+    loss_sum: Finite = 0.0  # over the steps since the last metrics line
     loss_count: Count = 0
     seconds: Annotated[float, Ge(0), Le(1e12)] = 0.0
     metrics_size: Count = 0  # bytes of metrics.jsonl that belong to this state
@@ -87,7 +87,7 @@ _MARKERS, _STATES = TypeAdapter(Marker), TypeAdapter(State)
 
 @dataclass
 class TrainerState:
-    """What a run needs, besides the weights, to go on bit for bit."""
+    """State besides the weights for bit-exact resumption."""
 
     values: State
     tensors: dict[str, Tensor]
@@ -104,7 +104,7 @@ def save_checkpoint(
     origin: Origin | None = None,
     loss: float | None = None,
 ) -> None:
-    """Write ``folder/tag``. Raises UserError where the disk refuses; what was there stays."""
+    """Write ``folder/tag``. Raises UserError on a write error; the old checkpoint stays."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder, ".saving-") as staged:
@@ -117,30 +117,30 @@ def save_checkpoint(
             about = asdict(origin or Origin()) | {"loss": loss}
             _seal(staged, step, {key: value for key, value in about.items() if value is not None})
             _put_in_place(staged, folder / tag)
-    except Exception as error:  # files are written by Python, Rust and transformers in turn
+    except Exception as error:  # from Python, Rust or transformers
         raise UserError(
             f"could not save the checkpoint of step {step} in {folder}: {first_line(error)}; "
-            "what was saved before is untouched, so make room and resume the run"
+            "earlier checkpoints are intact, so free some disk space and resume the run"
         ) from error
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` of the ``step-N`` checkpoints."""
+    """Delete all but the latest ``keep`` of the ``step-N`` checkpoints."""
     earlier = sorted(_numbered(folder), key=lambda path: int(path.name[5:]))
     for path in earlier[: max(0, len(earlier) - keep)]:
         _remove(path)
 
 
 def _remove(path: Path) -> None:
-    """Delete a checkpoint so that a kill leaves no half of it under its name."""
+    """Delete a checkpoint atomically: it is renamed first."""
     with temporary_folder(path.parent, ".deleting-") as folder:
         path.rename(folder / path.name)
 
 
 def recover_interrupted_saves(folder: Path) -> None:
-    """Mend what a kill in the middle of a save left: half-made folders, a move half done.
+    """Clean up after a killed save: delete partial folders, finish or undo a rename.
 
-    Only while the run is locked.
+    The run must be locked.
     """
     for path in folder.glob(".saving-*"):
         delete(path)
@@ -155,11 +155,10 @@ def recover_interrupted_saves(folder: Path) -> None:
 def latest_valid_checkpoint(
     folder: Path, misfit: Callable[[Path], str | None] | None = None
 ) -> tuple[Path, list[str]]:
-    """The newest checkpoint that can be resumed from, and what is wrong with others.
+    """The latest checkpoint that can be resumed from, and the problems of others.
 
-    Those are renamed to ``damaged-…``, out of the way of what is saved next. ``misfit`` says why
-    one that is whole cannot be used, or None. Raises UserError, and renames nothing, where there
-    is no good one.
+    Invalid checkpoints are renamed to ``damaged-…``. ``misfit`` returns why an intact one cannot be
+    used, or None. Raises UserError, and renames nothing, if none is valid.
     """
     candidates = [path for path in (folder / "last", *_numbered(folder)) if os.path.lexists(path)]
     if not candidates:
@@ -175,8 +174,8 @@ def latest_valid_checkpoint(
     good = [path for path in candidates if problems[path] is None]
     if not good:
         raise UserError(
-            f"no checkpoint in {folder} can be resumed from: {'; '.join(found)}; put back what was "
-            "there, or train a new run"
+            f"no checkpoint in {folder} can be resumed from: {'; '.join(found)}; restore one, "
+            "or train a new run"
         )
     for path in set(candidates) - set(good):
         set_aside(path)
@@ -184,9 +183,9 @@ def latest_valid_checkpoint(
 
 
 def verify_checkpoint(path: Path) -> str | None:
-    """One sentence on what is missing or altered in a checkpoint; None where it is whole."""
+    """A message on a missing or altered file of a checkpoint; None for an intact one."""
     if not path.is_dir():
-        return f"{path} is no folder"
+        return f"{path} is not a folder"
     if not os.path.lexists(path / MARKER):
         return f"{path} is not complete (no {MARKER})"
     try:
@@ -206,27 +205,29 @@ def verify_checkpoint(path: Path) -> str | None:
 
 
 def read_marker(path: Path) -> Marker:
-    """A checkpoint's ``complete.json``. Raises UserError where it is missing or damaged."""
+    """The ``complete.json`` of a checkpoint. Raises UserError if it is missing or damaged."""
     file = path / MARKER
-    with reading(file, "the checkpoint is damaged, so name another one, or resume the run"):
+    with reading(file, "the checkpoint is damaged, so use another one, or resume the run"):
         if not file.is_file():
-            raise ValueError("it is missing, or no file")
+            raise ValueError("it is missing or not a file")
         marker = _MARKERS.validate_json(file.read_bytes(), strict=True)
         if any(Path(name).name != name for name in marker.files):
-            raise ValueError("it names files outside of the checkpoint")
+            raise ValueError("it names files outside the checkpoint")
     return marker
 
 
 def checkpoint_step(path: Path) -> int:
-    """The step at which a checkpoint was made. Raises UserError where its marker is damaged."""
+    """The step of a checkpoint. Raises UserError if its marker is damaged."""
     return read_marker(path).step
 
 
 def read_state(path: Path) -> State:
-    """The values in a checkpoint's ``trainer.json``. Raises UserError where it is damaged."""
+    """The ``trainer.json`` of a checkpoint. Raises UserError if it is damaged."""
     with reading(path / TRAINER_VALUES, "the checkpoint is damaged, so resume from another one"):
         content = renamed(json.loads((path / TRAINER_VALUES).read_bytes()), TRAINER_STATE)
-        content.setdefault("lowest_loss", content["best_loss"])  # earlier versions had one of them
+        content.setdefault(
+            "lowest_loss", content["best_loss"]
+        )  # earlier versions have best_loss only
         if missing := {each.name for each in fields(State)} - set(content):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
         state = _STATES.validate_json(json.dumps(content), strict=True)
@@ -237,7 +238,7 @@ def read_state(path: Path) -> State:
 
 
 def load_trainer(path: Path) -> TrainerState:
-    """The trainer's state in a checkpoint that :func:`latest_valid_checkpoint` found."""
+    """The trainer state of a checkpoint from :func:`latest_valid_checkpoint`."""
     return TrainerState(read_state(path), load_file(path / TRAINER_TENSORS))
 
 
@@ -250,23 +251,23 @@ def load_weights(model: Any, path: Path) -> None:
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a safetensors file. Raises UserError where it is damaged."""
+    """Tensor shapes of a safetensors file. Raises UserError if it is damaged."""
     advice = "the checkpoint is damaged, so resume from another one"
     with reading(file, advice), safe_open(file, "pt") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The ``step-N`` checkpoints, and no folder that somebody named alike."""
+    """The ``step-N`` checkpoints."""
     return [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
 
 
 def _cannot_resume(path: Path) -> str | None:
     files = read_marker(path).files
     if TRAINER_VALUES not in files or TRAINER_TENSORS not in files:
-        return f"{path} holds no trainer state"
+        return f"{path} has no trainer state"
     if WEIGHTS not in files:
-        return f"{path} holds no weights"
+        return f"{path} has no weights"
     try:
         read_state(path)
     except UserError as error:

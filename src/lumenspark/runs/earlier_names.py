@@ -1,6 +1,6 @@
-"""Names in the files of runs that began before 2026-11-27, and what they are called now.
+"""Key names in the files of runs started before 2026-11-27, mapped to current names.
 
-Only a run's own files are read with them. A recipe that a user writes has the current names.
+Applied to files of runs only, not to recipes written by users.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def with_earlier_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _renamed_sections(recipe: Any, sections: Mapping[str, Mapping[str, str]]) -> Any:
     if not isinstance(recipe, Mapping):
-        return recipe  # whatever it is, reading it as a recipe will say so
+        return recipe  # validation of the recipe reports it
     content = dict(deepcopy(recipe))
     for section, names in sections.items():
         if isinstance(content.get(section), Mapping):
@@ -42,5 +42,5 @@ def _renamed_sections(recipe: Any, sections: Mapping[str, Mapping[str, str]]) ->
 
 
 def renamed(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A copy in which the keys of ``names`` are called by its values."""
+    """A copy with the keys of ``names`` replaced by its values."""
     return {names.get(key, key) if isinstance(key, str) else key: content[key] for key in content}

@@ -1,4 +1,4 @@
-"""environment.json: what a run was made with."""
+"""environment.json: software, hardware and corpus of a run."""
 
 import os
 import platform
@@ -49,7 +49,7 @@ def describe_environment(
             "tokens": {name: len(split.ids) for name, split in tokens.splits.items()},
             "documents": {name: len(split.offsets) - 1 for name, split in tokens.splits.items()},
         },
-        "init_from": recipe.init_from,  # a model of the hub with its commit, as is the tokenizer
+        "init_from": recipe.init_from,  # hub models with commit, as for the tokenizer
         "tokenizer": recipe.tokenizer.name,
         "tokens_digest": tokens.digest,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -57,13 +57,13 @@ def describe_environment(
 
 
 def mend_environment(run: Run, here: Mapping[str, Any]) -> str | None:
-    """Write a run's environment.json again where it is missing or damaged, or lacks something.
+    """Rewrite the environment.json of a run if it is missing, damaged or incomplete.
 
-    ``here``: what it would be if the run began now. Returns a sentence on what was wrong.
+    ``here``: the current environment, for missing values. Returns a message on the problem.
     """
     file = run.path / "environment.json"
-    is_there = os.path.lexists(file)
-    problem = f"{file} is damaged" if is_there else f"{file} is missing"
+    exists = os.path.lexists(file)
+    problem = f"{file} is damaged" if exists else f"{file} is missing"
     try:
         found = run.environment()
     except UserError:
@@ -71,15 +71,17 @@ def mend_environment(run: Run, here: Mapping[str, Any]) -> str | None:
     mended = _mended(found, here)
     if mended == found:
         return None
-    only_lacks = found != {} and mended | found == mended  # what earlier versions did not note
-    if is_there and not only_lacks:
+    only_lacks = (
+        found != {} and mended | found == mended
+    )  # keys that earlier versions did not record
+    if exists and not only_lacks:
         problem += f", kept as {set_aside(file).name}"
     write_json(file, mended)
-    return None if only_lacks else f"{problem}: it is written again, as things are now"
+    return None if only_lacks else f"{problem}: rewritten with the current environment"
 
 
 def _mended(found: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
-    """``found``, with ``here``'s value for each key that it lacks or that has another type."""
+    """``found``, with values of ``here`` for keys that are missing or of another type."""
     mended = dict(found)
     for key, value in here.items():
         old = found.get(key)
@@ -91,7 +93,7 @@ def _mended(found: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]
 
 
 def processor_name(device: str) -> str:
-    """What trains, as the system calls it: the graphics card or the processor."""
+    """The name of the GPU or CPU that trains."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -103,18 +105,18 @@ def processor_name(device: str) -> str:
 
 
 def command_line() -> str:
-    """What was typed, without the folder that the program lies in."""
+    """The command line, without the path of the program."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     return shlex.join([name, *sys.argv[1:]])
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this package is run from; None for an installed one."""
+    """The git commit of this checkout; None for an installed package."""
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
     try:
-        # An installation may lie inside somebody else's repository, which does not track it.
+        # An installation may be inside another repository, which does not track it.
         for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
             done = subprocess.run(
                 [*git, *command], capture_output=True, text=True, check=True, timeout=WAIT_FOR_GIT

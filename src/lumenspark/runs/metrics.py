@@ -1,8 +1,7 @@
-"""metrics.jsonl, the metrics of a run.
+"""metrics.jsonl: measurements and events of a run.
 
-A line is a measurement (numbers, at a step and after so many tokens) or an event
-(what happened to the run, such as going back). The file is a helper: a line that cannot be read is
-passed over, and no training ends because of it.
+A line is a measurement (numbers, with step and tokens) or an event (such as a rollback).
+Unreadable lines are skipped and never stop a training.
 """
 
 import json
@@ -14,14 +13,14 @@ from typing import Any
 
 from lumenspark.files import set_aside
 
-LARGEST = 2**63  # of a step, a number of tokens, a whole number of any kind
+LARGEST = 2**63  # exclusive bound of steps, tokens and other integers
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a metrics.jsonl holds, in the order in which it was written.
+    """Lines of metrics.jsonl in file order.
 
-    ``problem``: one sentence where the file, or some of its lines, cannot be read.
+    ``problem``: a message if the file, or some of its lines, cannot be read.
     """
 
     lines: list[dict[str, Any]]
@@ -37,11 +36,11 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Every line that can be read. A last line that a kill cut short is left out without a word."""
+    """All readable lines. A last line truncated by a kill is dropped silently."""
     if not os.path.lexists(path):
         return Metrics([])
     if not path.is_file():
-        return Metrics([], f"{path} is no file")
+        return Metrics([], f"{path} is not a file")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -54,7 +53,7 @@ def read_metrics(path: Path) -> Metrics:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A line as an object, None where it is neither a measurement nor an event."""
+    """The object of a line; None if it is neither a measurement nor an event."""
     try:
         value = json.loads(line.strip(b"\0 \r").decode())
     except (ValueError, RecursionError):
@@ -76,7 +75,7 @@ def _is_number(value: Any) -> bool:
 
 
 class MetricsLog:
-    """The file metrics.jsonl, one object a line. Raises OSError, which names it."""
+    """Writer of metrics.jsonl, one object per line. Raises OSError with the file name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,7 +84,7 @@ class MetricsLog:
         self._file = path.open("ab", buffering=0)
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Add a line: all of it or, where the disk refuses, nothing."""
+        """Append a line completely; on a write error, nothing of it."""
         line = (json.dumps(metrics, ensure_ascii=False) + "\n").encode(errors="replace")
         before = self._size()
         try:
@@ -97,7 +96,7 @@ class MetricsLog:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def size(self) -> int:
-        """Bytes so far, which are on the disk when this returns."""
+        """Bytes so far, flushed to disk."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -105,10 +104,10 @@ class MetricsLog:
         return self._size()
 
     def cut(self, size: int, step: int) -> bool:
-        """Keep the first ``size`` bytes: a run goes back to the checkpoint of ``step``.
+        """Truncate to the first ``size`` bytes, when a run resumes from the checkpoint of ``step``.
 
-        Returns False where those are not the lines that were there then: the file is shorter, or
-        somebody has changed it. Then whole lines stay, up to that step.
+        Returns False if the file is shorter or was changed; it is truncated after the last line up
+        to that step then.
         """
         content = self.path.read_bytes()[:size]
         kept = content[: content.rfind(b"\n") + 1]
@@ -125,7 +124,7 @@ class MetricsLog:
 
 
 def _last_line_after(content: bytes, step: int) -> int | None:
-    """Where the last line begins, if it is a measurement after ``step``; else None."""
+    """Start of the last line, if it is a measurement after ``step``; else None."""
     start = content.rfind(b"\n", 0, max(0, len(content) - 1)) + 1
     line = _parse(content[start:-1])
     return start if line and "event" not in line and line["step"] > step else None

@@ -1,4 +1,4 @@
-"""A run directory: where everything of one training lies, and how a name leads to it."""
+"""The run directory: its files, and lookup by name."""
 
 import json
 import os
@@ -27,18 +27,25 @@ from lumenspark.runs.metrics import read_metrics
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"
 ID_LENGTH = 8
-BEGINNING = ".beginning-"  # how the name of a run's folder starts until it is whole
-MAY_CHANGE = {  # keys of a recipe's section train
+BEGINNING = ".beginning-"  # prefix of incomplete run folders
+MAY_CHANGE = {  # keys of recipe section train that may change on resume
     *("steps", "early_stopping_patience", "log_every", "validate_every", "save_every"),
     *("keep_checkpoints", "sample_every", "prompt", "compile", "threads", "tracker"),
 }
-ALWAYS_WRITTEN = {"name", "data", "seed", "model", "optim", "train"}  # of a run's recipe
-NO_RUNS = {"sweeps", "evaluations"}  # what else lies in the runs folder
+ALWAYS_WRITTEN = {
+    "name",
+    "data",
+    "seed",
+    "model",
+    "optim",
+    "train",
+}  # keys of every run's recipe.yaml
+NO_RUNS = {"sweeps", "evaluations"}  # other folders in the runs folder
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory. Nothing is kept in memory: every method reads the files."""
+    """A run directory. Stateless: every method reads the files."""
 
     path: Path
 
@@ -48,9 +55,9 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """What a checkpoint calls the run that it is of: the id that the run began with.
+        """The run id as recorded in checkpoints, unchanged when the folder is renamed or copied.
 
-        It stays where the folder is renamed or copied. A teacher's is its run's and its number.
+        Teachers append their number.
         """
         if self.path.parent.name == "teachers":
             return f"{Run(self.path.parents[1]).identity}/teachers/{self.id}"
@@ -73,17 +80,17 @@ class Run:
             content = with_current_keys(read_content(str(file)))
             recipe = recipe_from(content, source=str(file))
             keys = re.findall(r"^(\w+):", file.read_text(encoding="utf-8-sig"), re.MULTILINE)
-            if not set(keys) >= ALWAYS_WRITTEN:  # a default would be another training's
-                raise ValueError("it has lost keys")
+            if not set(keys) >= ALWAYS_WRITTEN:  # defaults may differ from those of the run
+                raise ValueError("keys are missing")
         return recipe
 
     def write_recipe(self, recipe: Recipe) -> None:
         write_file(self.path / "recipe.yaml", dump_recipe(recipe))
 
     def environment(self) -> dict[str, Any]:
-        """Versions, machine, corpus and command line; empty where there is no such file.
+        """Versions, machine, corpus and command line; empty without the file.
 
-        Raises UserError where it is damaged.
+        Raises UserError for a damaged file.
         """
         file = self.path / "environment.json"
         with reading(file, f"`lumenspark resume {self.id}` writes it again"):
@@ -94,53 +101,53 @@ class Run:
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The measurements in metrics.jsonl: ``step``, ``tokens``, and numbers by name.
 
-        What cannot be read of it is passed over: :meth:`metrics_problem` says what that is.
+        Unreadable lines are skipped; :meth:`metrics_problem` reports them.
         """
         yield from read_metrics(self.metrics_file).measurements
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened to the run, such as going back to a checkpoint: ``step``, ``event``, …"""
+        """Events such as a rollback to a checkpoint: ``step``, ``event``, …"""
         yield from read_metrics(self.metrics_file).events
 
     def metrics_problem(self) -> str | None:
-        """One sentence where metrics.jsonl, or some of its lines, cannot be read."""
+        """A message about unreadable lines of metrics.jsonl; None for an intact file."""
         return read_metrics(self.metrics_file).problem
 
     def locked(self) -> AbstractContextManager[None]:
-        """Inside, no other process trains this run. Raises UserError where one does."""
+        """Lock the run for training. Raises UserError if another process holds the lock."""
         return locked(self.path, f"run {self.identity} is being trained by another process")
 
     def has_checkpoints(self) -> bool:
-        """Whether a training has begun here, damaged or not: it saves before its first step."""
+        """Whether training has started: a checkpoint is saved before the first step."""
         return any(self.checkpoints.glob("[!.]*"))
 
     def checkpoint(self, tag: str) -> Path:
-        """A checkpoint's folder by its tag. Raises UserError naming those that exist."""
+        """The folder of a checkpoint. Raises UserError, listing existing ones, if it is missing."""
         path = self.checkpoints / tag
         if not (path / "complete.json").is_file():
-            there = sorted(p.parent.name for p in self.checkpoints.glob("[!.]*/complete.json"))
+            existing = sorted(p.parent.name for p in self.checkpoints.glob("[!.]*/complete.json"))
             raise UserError(
                 f"run {self.id} has no checkpoint {quoted(tag)}: it has "
-                f"{', '.join(there) or 'none yet'}"
+                f"{', '.join(existing) or 'none yet'}"
             )
         return path
 
 
 def runs_folder() -> Path:
-    """Where runs lie: ``LUMENSPARK_RUNS``, or ``runs`` in the current folder."""
+    """The runs folder: ``LUMENSPARK_RUNS``, or ``runs`` in the current folder."""
     return Path(os.environ.get("LUMENSPARK_RUNS", "runs"))
 
 
 def new_run(recipe: Recipe, environment: dict[str, Any] | None = None) -> Run:
-    """A fresh run with these files in it. Raises UserError where it cannot be written."""
+    """Create a run with a new id. Raises UserError if it cannot be written."""
     run_id = "".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH))
     return make_run(runs_folder() / run_id, recipe, environment)
 
 
 def make_run(path: Path, recipe: Recipe, environment: dict[str, Any] | None = None) -> Run:
-    """The run folder ``path``, which appears with these files in it, or not at all.
+    """Create the run folder ``path`` with recipe and environment, atomically.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,21 +157,21 @@ def make_run(path: Path, recipe: Recipe, environment: dict[str, Any] | None = No
             run.write_recipe(recipe)
             if environment is not None:
                 write_json(folder / "environment.json", {"run": path.name} | environment)
-            folder.chmod(0o755)  # a temporary folder is for its owner alone
+            folder.chmod(0o755)  # temporary folders have mode 0700
             folder.rename(path)
             flush_folder(path.parent)
     except OSError as error:
         raise UserError(
-            f"cannot write the run's folder {path}: {error.strerror}; choose another place with "
+            f"cannot write the run's folder {path}: {error.strerror}; choose another folder with "
             "LUMENSPARK_RUNS"
         ) from error
     return Run(path)
 
 
 def tidy_runs() -> None:
-    """Delete what processes that were killed have left half-made in the runs folder.
+    """Delete temporary files of killed processes in the runs folder.
 
-    What a process that is alive is making stays: it holds a lock on it.
+    Those of running processes are locked and stay.
     """
     root = runs_folder()
     remove_leftovers(root, BEGINNING)
@@ -179,7 +186,7 @@ def tidy_runs() -> None:
 
 
 def tidy_run(run: Run) -> None:
-    """As :func:`tidy_runs`, in one run and its teachers'."""
+    """As :func:`tidy_runs`, for a run and its teachers."""
     teachers = run.path / "teachers"
     for path in (run.path, teachers, *_folders(teachers)):
         remove_leftovers(path)
@@ -187,15 +194,15 @@ def tidy_run(run: Run) -> None:
 
 
 def list_runs() -> list[Run]:
-    """Every run, the oldest first; those too whose files are damaged or in part missing."""
+    """All runs, oldest first, including those with damaged or missing files."""
     folders = [path for path in _folders(runs_folder()) if path.name not in NO_RUNS]
     return sorted((Run(path) for path in folders if _looks_like_a_run(path)), key=_started)
 
 
 def find_run(name: str) -> Run | None:
-    """The run that a path, an id, the unique beginning of an id or ``latest`` means.
+    """The run named by a path, an id, a unique prefix of one, or ``latest``; None if none matches.
 
-    Returns None where nothing fits. Raises UserError where several runs begin so.
+    Raises UserError for an ambiguous prefix.
     """
     if _looks_like_a_run(Path(name)):
         return Run(Path(name).resolve())
@@ -203,15 +210,15 @@ def find_run(name: str) -> Run | None:
     if name == "latest":
         return runs[-1] if runs else None
     exact = [run for run in runs if run.id == name]
-    fitting = exact or [run for run in runs if name and run.id.startswith(name)]
-    if len(fitting) > 1:
-        ids = ", ".join(run.id for run in fitting)
+    matching = exact or [run for run in runs if name and run.id.startswith(name)]
+    if len(matching) > 1:
+        ids = ", ".join(run.id for run in matching)
         raise UserError(f"{quoted(name)} could be several runs: {ids}; give more letters")
-    return fitting[0] if fitting else None
+    return matching[0] if matching else None
 
 
 def get_run(name: str) -> Run:
-    """As :func:`find_run`. Raises UserError where nothing fits."""
+    """As :func:`find_run`. Raises UserError if none matches."""
     run = find_run(name)
     if run is None:
         raise UserError(
@@ -224,8 +231,8 @@ def get_run(name: str) -> Run:
 def model_source(name: str, checkpoint: str = "best") -> str:
     """The folder or hub id that from_pretrained takes for ``name``.
 
-    ``name`` is a folder (a saved model, or a run's), a run id, the unique beginning of one,
-    ``latest``, or a hub id. Raises UserError where a run has no such checkpoint.
+    ``name`` is a model folder, a run folder, a run id or a unique prefix of one, ``latest``, or a
+    hub id. Raises UserError for a missing checkpoint.
     """
     if (Path(name) / "config.json").is_file():
         return name
@@ -233,26 +240,26 @@ def model_source(name: str, checkpoint: str = "best") -> str:
     if run is not None:
         return str(run.checkpoint(checkpoint))
     if Path(name).is_dir():
-        raise UserError(f"the folder {name} holds neither a model (config.json) nor a run")
+        raise UserError(f"the folder {name} has neither a model (config.json) nor a run")
     return name
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """The current UTC time, ISO 8601, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256 (hex) over the keys of a recipe that decide which weights its training gives.
+    """SHA-256 (hex) of the recipe keys that determine the trained weights.
 
-    Left out: the text, since a checkpoint holds the digest of its token ids, and what may change
-    when a run is resumed (number of steps, logging, validation, saving, inspection, names, device).
+    Excluded: the corpus, since checkpoints have the digest of its token ids, and keys that may
+    change on resume (steps, logging, validation, saving, inspection, names, device).
     """
     return _digest(_decisive(recipe))
 
 
 def earlier_recipe_digest(recipe: Recipe) -> str:
-    """:func:`recipe_digest` as runs have it that began under the earlier names of keys."""
+    """:func:`recipe_digest` with earlier key names, as in checkpoints of earlier runs."""
     return _digest(with_earlier_keys(_decisive(recipe)))
 
 
@@ -269,7 +276,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _folders(parent: Path) -> list[Path]:
-    """The folders in ``parent``, by name, without those that are hidden."""
+    """The non-hidden folders in ``parent``, sorted by name."""
     if not _is_folder(parent):
         return []
     paths = sorted(parent.iterdir())
@@ -277,21 +284,21 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """False too where the system does not let this be seen."""
+    """False also without permission."""
     with suppress(OSError):
         return path.is_dir()
     return False
 
 
 def _looks_like_a_run(path: Path) -> bool:
-    """Whether a training has made this folder; one of its files may have gone since."""
+    """Whether the folder is a run, possibly with missing files."""
     if os.path.lexists(path / "recipe.yaml"):
         return True
     return os.path.lexists(path / "environment.json") and _is_folder(path / "checkpoints")
 
 
 def _started(run: Run) -> tuple[str, float]:
-    """When a run began. One that is damaged must not hide the others."""
+    """Start time of a run, for sorting; never raises for a damaged run."""
     changed = 0.0
     with suppress(OSError):
         changed = (run.path / "recipe.yaml").stat().st_mtime

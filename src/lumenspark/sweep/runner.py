@@ -1,12 +1,11 @@
-"""Sweeps: trials of one recipe with some of its values changed, each trained with several seeds.
+"""Hyperparameter sweeps: trials of a recipe with varied values, each with several seeds.
 
-Trials are compared by their loss on the validation split; the test split is never scored. A sweep
-lies in ``runs/sweeps/NAME/``, where NAME ends in a digest of everything that was asked, the text
-included: ``sweep.json`` says what that was, ``results.jsonl`` holds a line for each finished trial,
-and each training is a run folder. So the same call finds the same folder again: finished trials are
-read, and the training that was stopped goes on from its checkpoint. The trials themselves are
-proposed anew each time, and are the same: a grid has one order, and Optuna's sampler is seeded and
-told the same results.
+Trials are ranked by validation loss; the test split is never scored. A sweep is stored in
+``runs/sweeps/NAME/``, where NAME ends in a digest of all settings and the corpus: ``sweep.json``
+has the settings, ``results.jsonl`` one line per finished trial, and each training is a run folder.
+The same call finds the same folder: finished trials are read, and an interrupted training resumes
+from its checkpoint. Trials are proposed again in the same order: a grid is ordered, and Optuna's
+sampler has a fixed seed and gets the same results.
 """
 
 import hashlib
@@ -55,21 +54,21 @@ def sweep(
     reporter: Reporter | None = None,
     **overrides: Any,
 ) -> list[Trial]:
-    """Train ``recipe`` with varied values, each with several seeds. Returns the trials, best first.
+    """Train ``recipe`` with varied values and several seeds. Returns the trials, best first.
 
-    ``vary`` maps dotted keys to a list of values or to text: ``"32,64"``, ``"0.005..0.05"``. Lists
-    make a grid. With ``trials``, so many are drawn from lists and ranges by Optuna's TPE sampler,
-    and its median pruner may end a trial between two seeds. A range is spread evenly, its logarithm
-    instead where both ends are positive and a factor of 10 or more apart; of a key that holds whole
-    numbers it gives whole numbers. ``seeds``: how many, from the recipe's on, in every trial.
+    ``vary`` maps dotted keys to a list of values or a string: ``"32,64"``, ``"0.005..0.05"``. Lists
+    form a grid. With ``trials``, that many are sampled from lists and ranges by Optuna's TPE
+    sampler, and its median pruner may stop a trial between seeds. Ranges are log-uniform if both
+    ends are positive and at least a factor of 10 apart, else uniform; integer keys get integers.
+    ``seeds``: number of seeds per trial, counted from the recipe's seed.
 
-    A budget becomes a number of steps once, in the first training, which the others take too. Only
-    where a varied key may change what a step costs (:func:`.space.changes_cost`) is each of its
-    values measured. The text is prepared before, and counts for no training's budget.
+    A budget is converted to steps in the first training and reused by the others; if a varied key
+    may change the cost of a step (:func:`.space.changes_cost`), each of its values is measured. The
+    corpus is tokenized before, outside all budgets.
 
-    ``recipe`` and ``overrides`` are those of :func:`lumenspark.train`. Raises UserError for what
-    cannot work, before anything is trained, and :class:`~lumenspark.training.trainer.Stopped` when
-    asked to stop, after saving.
+    ``recipe`` and ``overrides`` as in :func:`lumenspark.train`. Raises UserError for invalid
+    settings, before training, and :class:`~lumenspark.training.trainer.Stopped` on a stop request,
+    after saving.
     """
     reporter = reporter or Reporter()
     tidy_runs()
@@ -79,31 +78,31 @@ def sweep(
     search = make_search(space, trials, base.seed)
     if seeds < 1:
         raise UserError(f"a sweep needs at least one seed, not {seeds}")
-    with_overrides(base, {"seed": base.seed + seeds - 1})  # raises where it is too large
+    with_overrides(base, {"seed": base.seed + seeds - 1})  # raises if it is too large
     seeds_used = [base.seed + index for index in range(seeds)]
     corpus = open_recipe_corpus(base)
     tokens = prepare_recipe_tokens(base, corpus, reporter.say)
     _check_models(base, space, tokens)
-    asked = {
+    settings = {
         "recipe": asdict(base),
         "vary": {key: asdict(c) if isinstance(c, Range) else c for key, c in space.items()},
         "seeds": seeds_used,
         "trials": trials,
-        "optuna": None if trials is None else version("optuna"),  # another one may draw others
+        "optuna": None if trials is None else version("optuna"),  # which determines sampling
         "tokens_digest": tokens.digest,
     }
-    folder = _folder_of(asked)
+    folder = _folder_of(settings)
     with (
-        locked(folder, f"another process is at work on the sweep in {folder}"),
+        locked(folder, f"another process runs the sweep in {folder}"),
         explaining_disk_errors("the same command"),
     ):
-        write_json(folder / "sweep.json", asked)
+        write_json(folder / "sweep.json", settings)
         running = _Running(base, search, seeds_used, tokens.digest, folder, reporter)
         return best_first(running.run())
 
 
 def _check_models(base: Recipe, space: Space, tokens: PreparedTokens) -> None:
-    """Raise UserError for a device that is missing, and for shapes that make no model."""
+    """Raise UserError for a missing device and for invalid model shapes."""
     keys = [key for key in space if key == "device" or key.startswith("model.")]
     choices = (space[key] for key in keys)
     ends = [[c.low, c.high] if isinstance(c, Range) else c for c in choices]
@@ -117,14 +116,14 @@ def _check_models(base: Recipe, space: Space, tokens: PreparedTokens) -> None:
             tokenizer = load_tokenizer(recipe.tokenizer.name)
         else:
             tokenizer = to_transformers(tokens.tokenizer, recipe.model.context)
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes only
             new_model(recipe, tokenizer, tokens.vocab_size)
 
 
-def _folder_of(asked: Mapping[str, Any]) -> Path:
-    """Made if need be. It lies below the runs' folder, where nobody looks for single runs."""
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
-    name = re.sub(r"[^\w.-]+", "-", asked["recipe"]["name"])
+def _folder_of(settings: Mapping[str, Any]) -> Path:
+    """The folder of the sweep, created if missing, apart from single runs."""
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]
+    name = re.sub(r"[^\w.-]+", "-", settings["recipe"]["name"])
     folder = runs_folder() / "sweeps" / f"{name}-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +137,7 @@ def _folder_of(asked: Mapping[str, Any]) -> Path:
 
 @dataclass
 class _Running:
-    """A sweep at work in its folder."""
+    """State of a running sweep."""
 
     base: Recipe
     search: Grid | Sampler
@@ -147,9 +146,9 @@ class _Running:
     folder: Path
     reporter: Reporter
     done: dict[str, Training] = field(default_factory=dict)
-    """By values and seed: what was trained before, and for a proposal that comes twice."""
+    """Finished trainings by values and seed, also for repeated proposals."""
     fitted: dict[str, Run] = field(default_factory=dict)
-    """By the values that change what a step costs: a run whose steps fit into the budget."""
+    """By the values that change the cost of a step: a run whose steps fit the budget."""
     compiled_for: dict[str, Any] | None = None
 
     def run(self) -> list[Trial]:
@@ -158,7 +157,7 @@ class _Running:
         if problem is not None:
             self.reporter.say(f"{problem} (kept as {set_aside(results).name})")
         for trial in finished:
-            _keep_the_best_only(self.folder, trial)  # it may have been killed before it did
+            _delete_resume_checkpoints(self.folder, trial)  # a killed sweep may not have
             self.done |= {_key(trial.values, each.seed): each for each in trial.trainings}
         self.reporter.say(
             f"sweep {self.folder.name}: {self.search.count} trials with {len(self.seeds)} seeds "
@@ -167,10 +166,10 @@ class _Running:
         trials: list[Trial] = []
         for number in range(1, self.search.count + 1):
             trials.append(self._trial(number, self.search.propose()))
-            self.search.learn(trials[-1])
+            self.search.report(trials[-1])
             if problem is not None or number > len(finished):
                 write_trials(results, trials)
-                _keep_the_best_only(self.folder, trials[-1])
+                _delete_resume_checkpoints(self.folder, trials[-1])
         return trials
 
     def _trial(self, number: int, values: dict[str, Any]) -> Trial:
@@ -186,27 +185,27 @@ class _Running:
             if trainings[-1].loss is None:
                 break
             losses.append(trainings[-1].loss)
-            pruned = len(losses) < len(self.seeds) and self.search.is_hopeless(losses)
+            pruned = len(losses) < len(self.seeds) and self.search.should_prune(losses)
             if pruned:
                 break
         return Trial(number, values, trainings, pruned)
 
     def _train(self, number: int, values: dict[str, Any], seed: int) -> Training:
-        """From its beginning, or from where it was stopped, to its end; no evaluation, no card."""
+        """Start or resume a training and finish it, without evaluation and model card."""
         started = time.monotonic()
         chosen = ", ".join(f"{key} {value}" for key, value in values.items())
         self.reporter.say(f"trial {number} of {self.search.count}, seed {seed}: {chosen}")
         run = _run_of(self.folder, number, seed)
-        goes_on = _goes_on(run)
+        resumes = _can_resume(run)
         reporter = _Indented(self.reporter.console)
-        setup = set_up(run.recipe() if goes_on else self._recipe(values, seed), reporter)
+        setup = set_up(run.recipe() if resumes else self._recipe(values, seed), reporter)
         if setup.tokens.digest != self.tokens_digest:
-            raise UserError("the text has changed since the sweep began: start it again")
+            raise UserError("the corpus has changed since the sweep started: start a new one")
         self._forget_other_shapes(values)
-        fits = setup.recipe.budget is not None and not goes_on and _cost(values) not in self.fitted
+        fits = setup.recipe.budget is not None and not resumes and _cost(values) not in self.fitted
         if fits:
             setup = fit_budget(setup, started, reporter)
-        if goes_on:
+        if resumes:
             environment = {"run": f"{self.folder.name}/{run.id}"} | environment_of(setup)
             for problem in repair_side_files(run, environment):
                 reporter.say(problem)
@@ -216,15 +215,15 @@ class _Running:
             session = train_in(run, setup, reporter, started if fits else None)
         except DivergedError as error:
             return self._outcome(run, error.state, diverged=True)
-        if session.stop.signal is not None:  # it arrived during the last step
+        if session.stop.signal is not None:  # during the last step
             raise Stopped(run.id, session.stop.signal)
         return self._outcome(run, session.state, diverged=False)
 
     def _forget_other_shapes(self, values: dict[str, Any]) -> None:
-        """Trainings that differ by seed and optimizer share what is compiled, and no others.
+        """Reset torch.compile unless only seed and optimizer differ from the last training.
 
-        Else torch would compile the next shapes as variable ones, which is slower, and no more than
-        a few.
+        Otherwise torch would compile the next shapes as dynamic ones, which are slower, and would
+        reach its recompile limit.
         """
         shapes = {key: value for key, value in values.items() if not key.startswith("optim.")}
         if shapes != self.compiled_for:
@@ -232,7 +231,7 @@ class _Running:
             self.compiled_for = shapes
 
     def _recipe(self, values: dict[str, Any], seed: int) -> Recipe:
-        """The recipe of a training; under a budget with as many steps as others of its cost."""
+        """The recipe of a training; with a budget, the steps of trials of equal cost."""
         recipe = with_overrides(self.base, {**values, "seed": seed})
         fitted = self.fitted.get(_cost(values))
         if recipe.budget is None or fitted is None:
@@ -258,16 +257,16 @@ class _Running:
 
 
 class _Indented(Reporter):
-    """What a single training says, below what the sweep says."""
+    """Indents the messages of single trainings."""
 
     def say(self, sentence: str) -> None:
         super().say(f"  {sentence}")
 
 
-def _goes_on(run: Run) -> bool:
-    """Whether a training was begun here that can be gone on with; what else is here is put aside.
+def _can_resume(run: Run) -> bool:
+    """Whether the run can be resumed; other content of the folder is set aside.
 
-    Of a trial whose line in the results was lost, ``best`` alone is left.
+    A trial whose results line was lost has ``best`` alone.
     """
     if not os.path.lexists(run.path):
         return False
@@ -279,21 +278,21 @@ def _goes_on(run: Run) -> bool:
 
 
 def _lay_out(run: Run, setup: Setup) -> None:
-    """A run's folder, as a training begins with it."""
-    identity = f"{run.path.parent.name}/{run.id}"  # trials of other sweeps are called alike
+    """Create the run folder of a training."""
+    identity = f"{run.path.parent.name}/{run.id}"  # other sweeps have the same trial names
     make_run(run.path, setup.recipe, {"run": identity} | environment_of(setup))
 
 
 def _run_of(folder: Path, number: int, seed: int) -> Run:
-    """Where a trial trains with a seed. What ``results.jsonl`` says of it may be another folder."""
+    """The run of a trial and seed, which may differ from the one in ``results.jsonl``."""
     return Run(folder / f"trial-{number:03d}-seed-{seed}")
 
 
-def _keep_the_best_only(folder: Path, trial: Trial) -> None:
-    """Delete what a trial's trainings could be resumed from: it is larger than the models."""
+def _delete_resume_checkpoints(folder: Path, trial: Trial) -> None:
+    """Keep only ``best`` of each training; resume checkpoints are larger than the model."""
     for training in trial.trainings:
         run = _run_of(folder, trial.number, training.seed)
-        for checkpoints in run.path.rglob("checkpoints"):  # its teachers' too
+        for checkpoints in run.path.rglob("checkpoints"):  # including teachers
             prune_checkpoints(checkpoints, keep=0)
             delete(checkpoints / "last")
 
@@ -303,5 +302,5 @@ def _key(values: dict[str, Any], seed: int) -> str:
 
 
 def _cost(values: dict[str, Any]) -> str:
-    """Equal for trials whose steps cost the same."""
+    """Equal for trials with the same cost per step."""
     return json.dumps({key: value for key, value in values.items() if changes_cost(key)})

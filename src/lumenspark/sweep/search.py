@@ -1,4 +1,4 @@
-"""In which order a sweep tries what: a grid, or Optuna's sampler and pruner."""
+"""Search strategies of a sweep: grid, or Optuna's sampler and pruner."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from lumenspark.sweep.trials import Trial
 
 
 class Grid:
-    """Every combination of the listed values; the last key changes fastest."""
+    """All combinations of the listed values; the last key changes fastest."""
 
     def __init__(self, values: Mapping[str, list[Any]]) -> None:
         self.count = math.prod(map(len, values.values()))
@@ -23,20 +23,20 @@ class Grid:
         """The next trial's values."""
         return next(self._proposals)
 
-    def is_hopeless(self, losses: list[float]) -> bool:
-        """Whether to give up the proposed trial after the seeds that gave ``losses``: never."""
+    def should_prune(self, losses: list[float]) -> bool:
+        """Whether to prune the proposed trial after seeds with ``losses``: never."""
         return False
 
-    def learn(self, trial: Trial) -> None:
-        """Take in what came of the proposed trial. It changes nothing in a grid."""
+    def report(self, trial: Trial) -> None:
+        """Record the result of the proposed trial; no effect in a grid."""
 
 
 class Sampler:
-    """Optuna's TPE sampler and median pruner with their own defaults, from a seed.
+    """Optuna's TPE sampler and median pruner with default settings and a fixed seed.
 
-    So the first 10 trials are drawn at random, the others where trials were good. Once 5 trials are
-    complete, one is given up when all its means so far (after the first seed, after two, …) are
-    above the median of what the complete ones had after as many seeds.
+    The first 10 trials are random, the others follow TPE. After 5 complete trials, a trial is
+    pruned if its mean losses after 1, 2, … seeds are all above the median of complete trials after
+    as many seeds.
     """
 
     def __init__(self, space: Space, trials: int, seed: int) -> None:
@@ -44,8 +44,7 @@ class Sampler:
             import optuna
         except ImportError as error:
             raise UserError(
-                "--trials draws them with Optuna, which is not installed: "
-                "pip install 'lumenspark[sweep]'"
+                "--trials needs Optuna, which is not installed: pip install 'lumenspark[sweep]'"
             ) from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.count = trials
@@ -59,29 +58,29 @@ class Sampler:
         self._trial = self._study.ask(self._distributions)
         return {key: self._trial.params[key] for key in self._distributions}
 
-    def is_hopeless(self, losses: list[float]) -> bool:
-        """Whether to give up the proposed trial after the seeds that gave ``losses``."""
+    def should_prune(self, losses: list[float]) -> bool:
+        """Whether to prune the proposed trial after seeds with ``losses``."""
         self._trial.report(statistics.fmean(losses), step=len(losses))
         return bool(self._trial.should_prune())
 
-    def learn(self, trial: Trial) -> None:
-        """Take in what came of the proposed trial."""
+    def report(self, trial: Trial) -> None:
+        """Record the result of the proposed trial."""
         from optuna.trial import TrialState
 
         if trial.complete:
             self._study.tell(self._trial, trial.mean)
-        else:  # to the sampler these are worse than every complete one
+        else:  # TPE ranks pruned trials below complete ones
             self._study.tell(self._trial, state=TrialState.PRUNED)
 
 
 def make_search(space: Space, trials: int | None, seed: int) -> Grid | Sampler:
-    """A grid of lists; so many ``trials`` of lists and ranges by Optuna.
+    """A grid of lists; with ``trials``, an Optuna search of lists and ranges.
 
-    Raises UserError for a range without a number of trials, and where Optuna is missing.
+    Raises UserError for a range without ``trials``, and without Optuna.
     """
     ranges = [key for key, choices in space.items() if isinstance(choices, Range)]
     if trials is None and ranges:
-        raise UserError(f"{ranges[0]} is a range: say how many to draw from it, as in --trials 20")
+        raise UserError(f"{ranges[0]} is a range: give the number of trials, as in --trials 20")
     if trials is None:
         return Grid({key: choices for key, choices in space.items() if isinstance(choices, list)})
     if trials < 1:

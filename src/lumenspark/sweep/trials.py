@@ -1,4 +1,4 @@
-"""What a sweep finds out: trials, each of some trainings. One line of results.jsonl a trial."""
+"""Results of a sweep: trials of several trainings each, one line of results.jsonl per trial."""
 
 import json
 import math
@@ -20,13 +20,12 @@ class Training:
     """One seed of a trial.
 
     Attributes:
-        loss: nats per token on the validation windows, the lowest of the run's validations; None
-            where the training diverged.
-        best_step: where that was.
-        steps: that were taken; fewer than the recipe's where its patience was over, or it diverged.
-        tokens: predictions that were learned from.
-        seconds: of training, validations and saving included.
-        run: the run's folder. Of its checkpoints ``best`` is kept.
+        loss: lowest validation loss of the run, nats per token; None if it diverged.
+        best_step: step of that loss.
+        steps: steps taken; fewer than in the recipe after early stopping or divergence.
+        tokens: tokens trained on.
+        seconds: training time, including validation and saving.
+        run: the run folder; of its checkpoints, ``best`` is kept.
     """
 
     seed: int
@@ -40,9 +39,9 @@ class Training:
 
 @dataclass(frozen=True)
 class Trial:
-    """Values for the keys that vary, and what their trainings gave.
+    """Values of the varied keys, and the trainings with them.
 
-    ``pruned``: not trained with all seeds, because it was worse than most.
+    ``pruned``: stopped before the last seed by the pruner.
     """
 
     number: int
@@ -52,52 +51,49 @@ class Trial:
 
     @property
     def losses(self) -> list[float]:
-        """Nats per token, one for each training that did not diverge."""
+        """Nats per token, for each training that did not diverge."""
         return [training.loss for training in self.trainings if training.loss is not None]
 
     @property
     def diverged(self) -> bool:
-        """Whether one of the trainings did; no other seed was tried after it."""
+        """Whether a training diverged; it is the last one then."""
         return len(self.losses) < len(self.trainings)
 
     @property
     def complete(self) -> bool:
-        """Whether there is a loss for every seed."""
+        """Whether every seed has a loss."""
         return not self.pruned and not self.diverged
 
     @property
     def mean(self) -> float:
-        """Nats per token, over the seeds; infinite where one of them diverged."""
+        """Nats per token, over the seeds; infinite if one diverged."""
         return math.inf if self.diverged else statistics.fmean(self.losses)
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds (n - 1 in the denominator); None below two."""
+        """Sample standard deviation over the seeds; None for fewer than two."""
         return statistics.stdev(self.losses) if len(self.losses) > 1 else None
 
 
 def best_first(trials: Iterable[Trial]) -> list[Trial]:
-    """Complete trials by their mean, then pruned ones, whose mean is over fewer seeds."""
+    """Complete trials by mean loss, then pruned ones, then diverged ones."""
     return sorted(trials, key=lambda trial: (trial.diverged, trial.pruned, trial.mean))
 
 
 def write_trials(file: Path, trials: Iterable[Trial]) -> None:
-    """One JSON object a line; all of them, or the old file stays."""
+    """Write one JSON object per line, atomically."""
     write_file(file, "".join(json.dumps(asdict(trial)) + "\n" for trial in trials))
 
 
 def read_trials(file: Path) -> tuple[list[Trial], str | None]:
-    """What :func:`write_trials` wrote; nothing where there is no such file.
-
-    Lines that cannot be read are passed over, and the second value says so in one sentence.
-    """
+    """Read trials, and a message on unreadable lines, which are skipped. Empty without a file."""
     if not os.path.lexists(file):
         return [], None
     trials: list[Trial] = []
     problem = None
     lines: list[bytes] = []
     try:
-        with reading(file, "what it lacks is trained again"):
+        with reading(file, "its trials are trained again"):
             lines = file.read_bytes().splitlines()
     except UserError as error:
         problem = str(error)
