@@ -181,7 +181,7 @@ def test_every_verb_takes_a_revision_and_what_keeps_figures_records_it(
     assert stored
     printed = capsys.readouterr()
     assert run(["convert", HUB_ID, "new", "--revision", "v1"]) == 2
-    assert "is no checkpoint of lumenspark 0.1" in capsys.readouterr().err, printed
+    assert "is not a checkpoint of lumenspark 0.1" in capsys.readouterr().err, printed
 
 
 @pytest.mark.parametrize("key", ["init_from", "tokenizer.name"])

@@ -106,10 +106,10 @@ def test_the_limit_is_that_of_the_control_group(tmp_path: Path) -> None:
         file = tmp_path / "sys/fs/cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content + "\n")
-    assert min(memory._of_group(tmp_path)) == 5000
+    assert min(memory._cgroup_limits(tmp_path)) == 5000
     (tmp_path / "sys/fs/cgroup/job/memory.max").unlink()
-    assert min(memory._of_group(tmp_path)) == 7000
-    assert memory._of_group(tmp_path / "nothing") == []
+    assert min(memory._cgroup_limits(tmp_path)) == 7000
+    assert memory._cgroup_limits(tmp_path / "nothing") == []
 
 
 def test_the_limit_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

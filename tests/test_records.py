@@ -130,18 +130,18 @@ def test_the_page_of_some_records(tmp_path: Path) -> None:
     ):
         assert f" {cell} |" in newer_row
     assert "| 6 min 40 s | 4.3471 |" in older_row
-    assert "| not known |" in older_row
+    assert "| unknown |" in older_row
     assert page.count("No record yet.") == 2
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"change": "Another"}, "belongs into fast/2026-03-04-another"),
-        ({"track": "best"}, "belongs into best/2026-03-04-larger"),
+        ({"change": "Another"}, "belong to the folder fast/2026-03-04-another"),
+        ({"track": "best"}, "belong to the folder best/2026-03-04-larger"),
         ({"seeds": [0]}, "a value for each of its 1 seeds"),
         ({"seeds": []}, "it has no seeds"),
-        ({"figures": {}}, "seconds_to_checkpoint should have"),
+        ({"figures": {}}, "seconds_to_checkpoint must have"),
         ({"seeds": "none"}, "seeds: "),
     ],
 )

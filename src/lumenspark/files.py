@@ -1,7 +1,7 @@
-"""Writing files so that a crash never leaves half of one, and holding folders against others.
+"""Atomic file writes, folder locks and digests.
 
-What is being written has a temporary name, and its process holds a lock on it. The system releases
-that lock when the process ends, however it ends, so a temporary file without one is a leftover.
+Files are written under a temporary name that the process locks. The system releases the lock when
+the process ends, so an unlocked temporary file is a leftover.
 """
 
 import errno
@@ -23,26 +23,26 @@ try:
 except ImportError:  # Windows, where a file that is open cannot be deleted anyway
     fcntl = None  # type: ignore[assignment]
 
-WAIT_FOR_LOCK = 60.0  # seconds; what is done under such a lock takes milliseconds
-LARGE = 256 * 2**20  # bytes of a file that a sample stands for: reading it all takes a second
+WAIT_FOR_LOCK = 60.0  # seconds; such locks are held for milliseconds
+LARGE = 256 * 2**20  # bytes; larger files are verified by a sample, which avoids slow reads
 _PIECES, _PIECE = 64, 2**20
-# .evaluation.json.k3x9_2ab, .saving-k3x9_2ab: what tempfile adds has eight characters. Not
+# .evaluation.json.k3x9_2ab, .saving-k3x9_2ab: tempfile adds eight characters. Not
 # .env.template.
 _TEMPORARY = re.compile(r"\.(.+\.(json|jsonl|md|svg|html|yaml|bin|txt)\.|.+-)[a-z0-9_]{8}")
 
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Inside, no other process holds ``folder``. Raises UserError(``busy``) where one does."""
+    """Hold an exclusive lock on ``folder``. Raises UserError(``busy``) if another process does."""
     with _file_lock(folder / ".lock", 0.0, busy):
         yield
 
 
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
-    """Inside, ``path`` may be read, changed and written: other processes wait with theirs.
+    """Lock ``path`` for a read-modify-write cycle; other processes wait.
 
-    Raises UserError where another process has not finished within a minute.
+    Raises UserError if another process holds the lock for over a minute.
     """
     busy = f"{path} is being changed by another process: try again when it has finished"
     with _file_lock(path.parent / f".{path.name}.lock", WAIT_FOR_LOCK, busy):
@@ -65,25 +65,24 @@ def _file_lock(path: Path, wait: float, busy: str) -> Iterator[None]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to a temporary name in the same folder, flush it to disk, rename it.
+    """Write ``content`` atomically: to a temporary file in the same folder, flushed and renamed.
 
-    Whatever happens, ``path`` holds either its old content or all of the new one. Raises OSError
-    (disk full, folder not writable), which names ``path``, with the old file untouched. A device or
-    a pipe is refused, since the file would take its place.
+    ``path`` has either its old or its complete new content. Raises OSError (disk full, folder not
+    writable) that names ``path``. A device or a pipe is refused, since it would be replaced.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "it is a device or a pipe, where a file is written", str(path))
+        raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
     data = content.encode() if isinstance(content, str) else content
     try:
         _replace(path, data)
-    except OSError as error:  # that of a full disk names no file, others the temporary one
+    except OSError as error:  # names no file (disk full) or the temporary one
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _replace(path: Path, data: bytes) -> None:
-    with _alone_in(path.parent):
+    with _temporary_files_lock(path.parent):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        _hold(descriptor)
+        _lock(descriptor)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -102,23 +101,23 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     try:
         data = text.encode()
-    except UnicodeEncodeError:  # the name of a folder need not be UTF-8
+    except UnicodeEncodeError:  # folder names may be invalid UTF-8
         data = (json.dumps(value, indent=2) + "\n").encode()
     write_file(path, data)
 
 
 @contextmanager
 def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder in ``parent``, for the length of the block. It may be renamed inside it.
+    """A temporary folder in ``parent``, which may be renamed inside the block.
 
-    ``prefix`` is such as ``.saving-``. A process that is killed leaves the folder behind, for
-    :func:`remove_leftovers` to find.
+    ``prefix``: such as ``.saving-``. A killed process leaves the folder for
+    :func:`remove_leftovers`.
     """
-    with _alone_in(parent):
+    with _temporary_files_lock(parent):
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
         if descriptor is not None:
-            _hold(descriptor)
+            _lock(descriptor)
     try:
         yield folder
     finally:
@@ -128,23 +127,23 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def remove_leftovers(parent: Path, prefix: str = ".") -> None:
-    """Delete the temporary files and folders in ``parent`` whose process is no more.
+    """Delete temporary files and folders of ended processes in ``parent``.
 
-    Whatever is named like a temporary file counts, so a folder that is not this package's own
-    needs a ``prefix`` that is.
+    Matches any name of a temporary file, so folders shared with other programs need a specific
+    ``prefix``.
     """
     if not parent.is_dir():
         return
-    with suppress(OSError), _alone_in(parent):
+    with suppress(OSError), _temporary_files_lock(parent):
         for path in parent.iterdir():
             ours = path.name.startswith(prefix) and _TEMPORARY.fullmatch(path.name)
-            if ours and not _is_held(path):
+            if ours and not _is_locked(path):
                 with suppress(OSError):
                     delete(path)
 
 
 def delete(path: Path) -> None:
-    """Delete a file, a link or a whole folder."""
+    """Delete a file, a link or a folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -152,7 +151,7 @@ def delete(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename ``path`` to ``damaged-…`` beside it, out of the way, and return where it is now."""
+    """Rename ``path`` to ``damaged-…`` in the same folder, and return the new path."""
     aside, number = path.with_name(f"damaged-{path.name}"), 1
     while os.path.lexists(aside):
         number += 1
@@ -162,32 +161,32 @@ def set_aside(path: Path) -> Path:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Inside, no other process makes a temporary file in ``folder`` or looks for leftovers.
+def _temporary_files_lock(folder: Path) -> Iterator[None]:
+    """Exclude creation and cleanup of temporary files in ``folder`` by other processes.
 
-    Without it a file could be taken for a leftover between its making and its lock. A temporary
-    folder is its process's own, and locked already.
+    Otherwise a new file could be deleted as a leftover before it is locked. Temporary folders are
+    locked by their process already.
     """
     if fcntl is None or _TEMPORARY.fullmatch(folder.name):
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # no locks on this file system
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
 
 
-def _hold(descriptor: int) -> None:
+def _lock(descriptor: int) -> None:
     if fcntl is not None:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _is_held(path: Path) -> bool:
-    """Whether the process that makes ``path`` is alive, or cannot be known not to be."""
+def _is_locked(path: Path) -> bool:
+    """Whether the process that writes ``path`` is alive, or may be."""
     if fcntl is None:
         return False
     try:
@@ -210,9 +209,9 @@ def file_digest(path: Path) -> str:
 
 
 def sample_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's size and of 64 pieces of 1 MiB, evenly spread over it.
+    """SHA-256 (hex) of a file's size and of 64 evenly spaced pieces of 1 MiB.
 
-    Enough to see a file that was cut short or is another; one altered number may be missed.
+    Detects truncated and exchanged files; a single altered number may be missed.
     """
     whole = path.stat().st_size
     digest = hashlib.sha256(str(whole).encode())
@@ -224,7 +223,7 @@ def sample_digest(path: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 (hex) over every .safetensors file of a model folder, by name: what was scored."""
+    """SHA-256 (hex) of all .safetensors files of a model folder, sorted by name."""
     whole = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         whole.update(f"{file_digest(path)} {path.name}\n".encode())
@@ -232,7 +231,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` survive a power cut (POSIX only)."""
+    """Flush renames inside ``folder`` to disk (POSIX only)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -244,35 +243,35 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes ``out`` when the block has ended well, and else it is gone.
+    """A temporary folder that is renamed to ``out`` on success and deleted on an exception.
 
-    Where ``out`` is there, empty, what was made is moved into it. Raises UserError where ``out``
-    holds something already, or cannot be made or filled.
+    If ``out`` exists and is empty, the content is moved into it. Raises UserError if ``out`` is not
+    empty, or cannot be created or written.
     """
     out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is there already: name a folder that is new or empty")
-    is_there = out.exists()
-    place = out if is_there else out.parent
+        raise UserError(f"{out} exists already: give a new or empty folder")
+    exists = out.exists()
+    place = out if exists else out.parent
     with ExitStack() as stack:
         try:
             place.mkdir(parents=True, exist_ok=True)
             folder = stack.enter_context(temporary_folder(place, f".{out.name}-")) / out.name
             folder.mkdir()
         except OSError as error:
-            raise UserError(f"{out} cannot be made: {error.strerror}") from error
+            raise UserError(f"{out} cannot be created: {error.strerror}") from error
         yield folder
         try:
             for path in folder.rglob("*"):
                 if path.is_file():
-                    path.chmod(0o644)  # safetensors leaves its files to their owner alone
+                    path.chmod(0o644)  # safetensors writes files with mode 0600
                     with path.open("rb+") as file:
                         os.fsync(file.fileno())
-            if is_there:
+            if exists:
                 for path in folder.iterdir():
                     path.rename(out / path.name)
             else:
                 folder.rename(out)
             flush_folder(place)
         except OSError as error:
-            raise UserError(f"{out} cannot be filled: {error.strerror}") from error
+            raise UserError(f"{out} cannot be written: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""Models and tokenizers on the hub: their names with a revision, and their files on this disk.
+"""Download models and tokenizers from the hub, by id and revision.
 
-A model of the hub becomes a folder of the hub's cache before anything in it is read, so that all
-checks of folders hold for it, and so that model and tokenizer are of one commit.
+A hub model is downloaded to a folder of the hub cache first, so that all checks of model folders
+apply, and model and tokenizer are of the same commit.
 """
 
 import re
@@ -19,25 +19,25 @@ _CODE = re.compile(r"[^/]*\.py")
 
 
 class Snapshot(NamedTuple):
-    """A folder with files of one commit."""
+    """A folder with the files of one commit."""
 
     folder: Path
     revision: str
 
 
 def split_revision(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """``org/model@revision`` as its two parts; a name without ``@`` keeps the ``revision`` given.
+    """Split ``org/model@revision``; a name without ``@`` keeps ``revision``.
 
-    Raises UserError where both are given, and differ.
+    Raises UserError if both are given and differ.
     """
     if "@" not in name or Path(name).exists():
         return name, revision
     bare, _, written = name.partition("@")
     if not written or not bare:
-        raise UserError(f"{quoted(name)}: a model of the hub is written org/model@revision")
+        raise UserError(f"{quoted(name)}: write a hub model as org/model@revision")
     if revision not in (None, written):
         raise UserError(
-            f"{quoted(name)} names another revision than {quoted(revision)}: give one of them"
+            f"{quoted(name)} and the revision {quoted(revision)} differ: give one of them"
         )
     return bare, written
 
@@ -45,14 +45,12 @@ def split_revision(name: str, revision: str | None = None) -> tuple[str, str | N
 def fetch(
     hub_id: str, revision: str | None = None, *, weights: bool = True, code: bool = False
 ) -> Snapshot:
-    """The files of a model on the hub, in a folder of the hub's cache.
+    """Download the files of a hub model to the hub cache.
 
-    The hub is asked which commit ``revision`` (a commit, branch or tag; the main branch unless
-    given) is now. Without network, and with HF_HUB_OFFLINE, it is what it was when the cache was
-    filled; a full commit that is in the cache is taken from there without asking. ``weights`` and
-    ``code`` say whether those files are fetched too.
+    ``revision`` (commit, branch or tag; default: main) is resolved by the hub; offline, as cached.
+    A cached full commit needs no request. ``weights`` and ``code``: whether to download these too.
 
-    Raises UserError where there is no such model or revision, or neither network nor copy.
+    Raises UserError for an unknown model or revision, and without network and cached copy.
     """
     from huggingface_hub import hf_hub_download
 
@@ -70,17 +68,17 @@ def fetch(
         if cached is None:
             at = "" if revision is None else f" at revision {revision}"
             raise UserError(
-                f"{hub_id}{at} is not in this machine's hub cache, and HF_HUB_OFFLINE is set: "
-                f"download it once (hf download {hub_id}), or give a folder"
+                f"{hub_id}{at} is not in the hub cache, and HF_HUB_OFFLINE is set: "
+                f"download it (hf download {hub_id}), or give a folder"
             )
         return cached
     wanted = [_BESIDE] + [_WEIGHTS] * weights + [_CODE] * code
     names = sorted((file.rfilename for file in info.siblings or []), key=lambda name: "/" in name)
     files = [name for name in names if any(kind.fullmatch(name) for kind in wanted)]
     if not files:
-        raise UserError(f"{hub_id} on the hub holds no files of a model: choose another")
+        raise UserError(f"{hub_id} on the hub has no model files: choose another")
     with reading(f"{hub_id} on the hub", "try again, or give a folder"):
-        # The first under its own name, so that the cache knows which commit that is, offline too.
+        # The first file by revision name, so that the cache can resolve the name offline.
         folder = Path(hf_hub_download(hub_id, files[0], revision=revision)).parent
         for name in files[1:]:
             hf_hub_download(hub_id, name, revision=folder.name)
@@ -104,7 +102,7 @@ def _check_id(hub_id: str) -> None:
 
 
 def _cached(hub_id: str, revision: str | None, weights: bool) -> Snapshot | None:
-    """What the hub's cache has of it: with ``weights`` a model, else at least a tokenizer."""
+    """The cached snapshot, if it has a model (with ``weights``) or else a tokenizer."""
     from huggingface_hub import try_to_load_from_cache
 
     if weights:

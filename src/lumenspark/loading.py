@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer by any of its names."""
+"""Load a model and its tokenizer by folder, run or hub id."""
 
 import re
 from collections.abc import Iterator
@@ -29,10 +29,10 @@ from lumenspark.quiet import quiet
 from lumenspark.runs.run import model_source, runs_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-MODULES_PER_TENSOR, MORE_MODULES = 50, 10_000  # of models in use: up to 3 modules for each tensor
+MODULES_PER_TENSOR, MORE_MODULES = 50, 10_000  # common models have up to 3 modules per tensor
 FEW_NUMBERS = 10**6
-PACKED = 8  # numbers that a quantised weight may hold in a byte
-TRIED = 4  # tokens
+PACKED = 8  # quantised weights per byte, at most
+PROBE_TOKENS = 4
 
 
 def load(
@@ -43,15 +43,15 @@ def load(
     revision: str | None = None,
     full_check: bool = False,
 ) -> tuple[Any, Any]:
-    """``model, tokenizer = lumenspark.load("latest")``: ready to evaluate and to generate.
+    """Load a model for evaluation and generation: ``model, tokenizer = lumenspark.load("latest")``.
 
     Works for every causal language model that transformers can load from safetensors; ``name`` as
-    in :func:`locate`. Every tensor that the model has must lie in the folder, and every one that
-    lies there must be the model's. What a checkpoint of this package has a digest of is compared,
-    large files by a sample unless ``full_check``. Nothing of the folder is run unless
-    ``trust_remote_code``. ``model.hub_revision`` is the commit that a model of the hub is of.
+    in :func:`locate`. The tensors in the folder must match those of the model exactly. Files of a
+    checkpoint of this package are verified by digest, large ones by a sample unless ``full_check``.
+    No code of the folder is run unless ``trust_remote_code``. ``model.hub_revision`` is the commit
+    of a hub model, else None.
 
-    Raises UserError where nothing of that name can be loaded.
+    Raises UserError if the model cannot be loaded.
     """
     from lumenspark.data.tokenizer import load_tokenizer
 
@@ -67,12 +67,12 @@ def load(
 def locate(
     name: str, checkpoint: str = "best", revision: str | None = None, code: bool = False
 ) -> tuple[Path, str | None]:
-    """The folder that a name means, and the commit where it is of the hub.
+    """The folder of a model, and the commit of a hub model (else None).
 
-    ``name`` is a folder (a saved model, or a run's), a run id, the unique beginning of one,
-    ``latest``, or a hub id, which may say a revision: ``org/model@revision``.
+    ``name`` is a model folder, a run folder, a run id or a unique prefix of one, ``latest``, or a
+    hub id, optionally with a revision: ``org/model@revision``.
 
-    Raises UserError for a name that leads nowhere.
+    Raises UserError for an unknown name.
     """
     bare, revision = split_revision(name, revision)
     try:
@@ -83,14 +83,12 @@ def locate(
         raise
     if Path(source).is_dir():
         if revision is not None:
-            raise UserError(
-                f"{bare} lies on this machine, and a revision is one of the hub's: leave it out"
-            )
+            raise UserError(f"{bare} is a local model, which has no revisions: omit the revision")
         return Path(source), None
     if not HUB_ID.fullmatch(source):
         raise UserError(
-            f"{quoted(source)} is no folder and no run in {runs_folder().resolve()}, and a model "
-            "on the hub has a name like org/model: `lumenspark runs` lists the runs"
+            f"{quoted(source)} is no folder and no run in {runs_folder().resolve()}, nor a hub "
+            "id such as org/model: `lumenspark runs` lists the runs"
         )
     return fetch(source, revision, code=code)
 
@@ -101,12 +99,12 @@ def load_model(
     trust_remote_code: bool = False,
     model_class: Any = None,
 ) -> Any:
-    """The model in a folder, all of whose tensors fit, and which has been run once.
+    """Load the model of a folder, verify its tensors, and run it once.
 
-    ``model_class`` is what loads it, unless it is to be found out.
+    ``model_class``: the class to load; default: from config.json.
     """
     path = source.path
-    fix = f"take {CONFIG} and weights from where the model comes from"
+    fix = f"download {CONFIG} and weights again"
     with reading(f"the model in {path}", fix):
         config = _config(source, trust_remote_code)
         builder = model_class or _model_class(source)
@@ -121,13 +119,13 @@ def load_model(
             use_safetensors=True,  # other files are pickles
             trust_remote_code=trust_remote_code,
             local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are in the report
+            ignore_mismatched_sizes=True,  # reported below
             output_loading_info=True,
         )
     _check_report(source, model, report)
-    with reading(f"the model in {path}", f"it loads and cannot be run, so {fix}"):
+    with reading(f"the model in {path}", f"it loads but does not run, so {fix}"):
         model = model.to(device).eval()
-        _try_out(model)
+        _probe(model)
     return model
 
 
@@ -137,21 +135,21 @@ def _config(source: ModelFolder, trust_remote_code: bool) -> Any:
     from lumenspark.models import LumensparkConfig
     from lumenspark.models.legacy_checkpoints import is_old_config
 
-    if is_old_config(source.config):  # lumenspark 0.1 need not say there what model it is
+    if is_old_config(source.config):  # lumenspark 0.1 may lack model_type
         config = LumensparkConfig.from_dict(dict(source.config))
     else:
         config = AutoConfig.from_pretrained(
             source.path, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    # A config.json may name a kernel on the hub here, which would be fetched and run.
+    # A config.json may name a hub kernel here, which would be downloaded and run.
     config._attn_implementation = config._experts_implementation = {"": None}
     return config
 
 
 def _model_class(source: ModelFolder) -> Any:
-    """What loads the model: transformers' Auto class, and for what we have compressed our own code.
+    """The class to load: transformers' Auto class, or this package's class of compressed models.
 
-    That code lies beside the weights too, but so it need not be run from there, nor trusted.
+    The latter avoids running the copy of its code beside the weights.
     """
     from transformers import AutoModelForCausalLM
 
@@ -175,39 +173,38 @@ def _built(model_class: Any, config: Any, trust_remote_code: bool) -> Any:
 
 
 def _check_sizes(source: ModelFolder, shapes: Any, device: str) -> None:
-    """Raises UserError where the model is far larger than the weights, or than the memory.
+    """Raise UserError if the model is far larger than its weights, or than the memory.
 
-    What has no tensor would get memory, and random numbers, before that could be seen. A few that
-    are missing are named afterwards.
+    Otherwise missing tensors would be allocated and initialised before they are reported.
     """
-    described, held = parameter_count(shapes), source.numbers
+    described, held = parameter_count(shapes), source.elements
     if getattr(shapes.config, "quantization_config", None) is not None:
         held = max(held, PACKED * source.bytes)
     if described > 2 * held + FEW_NUMBERS:
         raise UserError(
             f"{source.path / CONFIG} describes a model of {described:,} parameters, and its "
-            f"weights hold {held:,}: take both from where the model comes from"
+            f"weights hold {held:,}: download both again"
         )
     needed = sum(buffer.numel() * buffer.element_size() for buffer in shapes.buffers())
     needed += source.bytes
-    fix = "take a smaller model, or a machine with more memory"
+    fix = "use a smaller model, or a machine with more memory"
     for place in {"cpu", device}:
         check_memory(needed, f"the model in {source.path}", place, fix)
 
 
 def _check_report(source: ModelFolder, model: Any, report: dict[str, Any]) -> None:
-    """Raises UserError for tensors that are missing, of another shape, or not the model's."""
-    path, fix = source.path, "take weights and config.json from where the model comes from"
+    """Raise UserError for missing, unexpected or misshaped tensors, and for invalid values."""
+    path, fix = source.path, "download weights and config.json again"
     missing, wrong = report["missing_keys"], report["mismatched_keys"]
     if missing:
         raise UserError(f"the weights in {path} lack {_listed(missing)}: {fix}")
     if wrong:
-        name, there, expected = min(wrong)
+        name, found, expected = min(wrong)
         raise UserError(
-            f"{name} in {path} has the shape {tuple(there)}, and by its {CONFIG} it should be "
+            f"{name} in {path} has the shape {tuple(found)}, and {CONFIG} requires "
             f"{tuple(expected)}: {fix}"
         )
-    unknown = _not_of(model, report["unexpected_keys"], source.config)
+    unknown = _unexpected(model, report["unexpected_keys"], source.config)
     if unknown:
         raise UserError(
             f"the weights in {path} hold {_listed(unknown)}, which a {type(model).__name__} does "
@@ -220,21 +217,17 @@ def _check_report(source: ModelFolder, model: Any, report: dict[str, Any]) -> No
             raise UserError(f"the weights in {path} lack {name}: {fix}")
     quantised = getattr(model.config, "quantization_config", None) is not None
     for name, tensor in model.named_parameters():
-        if tensor.is_floating_point() and name in source.whole and not quantised:
-            raise UserError(f"{name} in {path} holds whole numbers, as no weights do: {fix}")
+        if tensor.is_floating_point() and name in source.integer_tensors and not quantised:
+            raise UserError(f"{name} in {path} has an integer type, unlike weights: {fix}")
         if tensor.is_floating_point() and tensor.itemsize > 1 and not tensor.isfinite().all():
             raise UserError(
-                f"{name} in {path} holds numbers that are not finite, as after a training that "
-                "diverged: take weights from before"
+                f"{name} in {path} has values that are not finite, as after a diverged training: "
+                "use an earlier checkpoint"
             )
 
 
-def _not_of(model: Any, names: Any, config: dict[str, Any]) -> list[str]:
-    """Tensors that change nothing are let pass.
-
-    Those are buffers, which are computed, and what lies beside the language model where a
-    config.json is of several models.
-    """
+def _unexpected(model: Any, names: Any, config: dict[str, Any]) -> list[str]:
+    """Unexpected tensors, except computed buffers, and other parts of multimodal models."""
     if isinstance(config.get("text_config"), dict):
         return []
     buffers = {name for name, _ in model.named_buffers()}
@@ -243,19 +236,21 @@ def _not_of(model: Any, names: Any, config: dict[str, Any]) -> list[str]:
 
 
 @torch.no_grad()
-def _try_out(model: Any) -> None:
-    """Run a few tokens: what config.json says wrongly often shows here alone."""
+def _probe(model: Any) -> None:
+    """Run a few tokens, which detects errors in config.json."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(TRIED, device=model.device)[None] % vocabulary
+    ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % vocabulary
     logits = model(input_ids=ids).logits
     if logits.shape[:2] != ids.shape:
-        raise ValueError(f"it gives logits of the shape {tuple(logits.shape)} for {TRIED} tokens")
+        raise ValueError(
+            f"its logits have the shape {tuple(logits.shape)} for {PROBE_TOKENS} tokens"
+        )
     if logits.isnan().any():
-        raise ValueError("its logits are not numbers")
+        raise ValueError("its logits are NaN")
 
 
 def check_generation(model: Any, tokenizer: Any) -> None:
-    """Raises UserError where the settings that lie beside the weights make generating fail."""
+    """Raise UserError if generation fails with the folder's generation_config.json."""
     file = f"{model.name_or_path}/{GENERATION}"
     ids = torch.tensor([tokenizer("a")["input_ids"][-1:] or [0]], device=model.device)
     with quiet(), reading(file, "correct it, or delete it"):
@@ -270,9 +265,9 @@ def _fitting(source: ModelFolder, device: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"the model in {source.path} does not fit into the memory that is free on {device} "
-            f"({size(source.bytes)} of weights; there are {size(memory_limit(device))} in all): "
-            "end other programs, or take a smaller model"
+            f"the model in {source.path} does not fit into the free memory of {device} "
+            f"({size(source.bytes)} of weights, {size(memory_limit(device))} of memory in total): "
+            "close other programs, or use a smaller model"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""What a model or a training needs of memory, and what this machine has: asked before it is taken.
+"""Memory required by a model or a training, and memory available, checked before allocation.
 
-A process that asks for more than there is gets no exception: the system ends it, and perhaps
-others. So sizes are counted on the meta device, whose tensors have shapes and no content.
+Exceeding the memory raises no exception: the system kills the process, and perhaps others. Sizes
+are computed on the meta device, whose tensors have shapes but no data.
 """
 
 import os
@@ -13,43 +13,43 @@ from typing import TYPE_CHECKING, Any
 
 from lumenspark.errors import UserError
 
-if TYPE_CHECKING:  # what prepares text needs no torch
+if TYPE_CHECKING:  # data preparation needs no torch
     from torch import nn
 
     from lumenspark.recipe import Recipe
 
 FLOAT32, INT64 = 4, 8  # bytes
-MODULE = 2000  # bytes of a module without its weights; measured: 2 to 4 kB
+MODULE = 2000  # bytes of a module without weights; measured: 2 to 4 kB
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
 def check_memory(needed: float, what: str, device: str, fix: str) -> None:
-    """Raises UserError where ``what`` needs more bytes than ``device`` has in all.
+    """Raise UserError if ``what`` needs more bytes than ``device`` has in total.
 
-    What others use at the moment does not count: it may be free in a second.
+    Memory used by other processes counts as available, since it may be freed.
     """
-    there = memory_limit(device)
-    if needed > there:
+    available = memory_limit(device)
+    if needed > available:
         place = "this machine" if device == "cpu" else f"the device {device}"
         raise UserError(
-            f"{what} needs about {size(needed)} of memory at least, and {place} has {size(there)}: "
+            f"{what} needs about {size(needed)} of memory at least, {place} has {size(available)}: "
             f"{fix}"
         )
 
 
 def memory_limit(device: str = "cpu") -> float:
-    """Bytes that a process can have there: the physical memory, or less where less is allowed."""
+    """Bytes available to a process: physical memory, or a lower limit of process or cgroup."""
     if device != "cpu":
         import torch
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[1]
     if device == "mps":
         return torch.mps.recommended_max_memory()
-    return min([_physical(), _of_process(), *_of_group()])
+    return min([_physical(), _process_limit(), *_cgroup_limits()])
 
 
 def size(count: float) -> str:
-    """Bytes in a unit that fits: ``1.1 MB``."""
+    """Format bytes with a unit: ``1.1 MB``."""
     for unit in _UNITS[:-1]:
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -58,7 +58,7 @@ def size(count: float) -> str:
 
 
 def on_meta(build: Callable[[], Any], most_modules: int | None = None) -> Any:
-    """What ``build`` makes, as shapes alone. Raises UserError past ``most_modules`` modules."""
+    """Run ``build`` on the meta device. Raises UserError beyond ``most_modules`` modules."""
     import torch
     from transformers.initialization import meta_device_safe_creation_ops
 
@@ -89,16 +89,16 @@ def _at_most(modules: int | None) -> Iterator[None]:
 
 
 def parameter_count(model: "nn.Module") -> int:
-    """Numbers in a model's weights, tied ones counted once."""
+    """Number of parameters, tied ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def training_bytes(recipe: "Recipe", model: "nn.Module", one_block_more: Any = None) -> int:
-    """What training takes at least: less than it will be, so that nothing is refused that works.
+    """Lower bound of the memory of a training, so that nothing feasible is refused.
 
-    Weights, gradients and the optimizer's state; the logits of a forward pass and their gradient;
-    four numbers of each feature, token and block that wait for the backward pass; the windows of a
-    step. With ``one_block_more``, ``model`` has one block in the place of the recipe's.
+    Weights, gradients and optimizer state; logits and their gradients; four activations per
+    feature, token and block; the windows of a step. With ``one_block_more`` (the same model with
+    two blocks), ``model`` has a single block, and the size is extrapolated.
     """
     shape = recipe.model
     depth = shape.depth if shape.family == "lumenspark" else shape.num_hidden_layers
@@ -126,14 +126,14 @@ def _modules(model: "nn.Module") -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that memory was refused."""
+    """Whether an error, or one of its causes, is an out-of-memory error."""
     import torch
 
     while True:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True
         if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
-            return True  # of torch's allocator for the processor
+            return True  # from torch's CPU allocator
         if error.__cause__ is None:
             return False
         error = error.__cause__
@@ -149,7 +149,7 @@ def _physical() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _of_process() -> float:
+def _process_limit() -> float:
     if sys.platform == "win32":
         return float("inf")
     import resource
@@ -158,8 +158,8 @@ def _of_process() -> float:
     return float("inf") if allowed == resource.RLIM_INFINITY else float(allowed)
 
 
-def _of_group(root: Path = Path("/")) -> list[float]:
-    """The limits of the control groups that this process is in (Linux: containers, batch jobs)."""
+def _cgroup_limits(root: Path = Path("/")) -> list[float]:
+    """Memory limits of the process's cgroups (Linux: containers, batch jobs)."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -178,6 +178,6 @@ def _of_group(root: Path = Path("/")) -> list[float]:
                 break
             try:
                 found.append(float((place / file).read_text()))
-            except (OSError, ValueError):  # a group without a limit says "max"
+            except (OSError, ValueError):  # "max": no limit
                 continue
     return found

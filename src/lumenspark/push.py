@@ -1,4 +1,4 @@
-"""A run to the Hugging Face hub: weights, configuration, tokenizer, code and card in one commit."""
+"""Upload a run to the Hugging Face Hub: model, tokenizer, code and card in one commit."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,9 @@ from lumenspark.evaluation.weights import check_checkpoint
 from lumenspark.model_card.card import build_card
 from lumenspark.model_card.run_files import checkpoint_folder
 
-# What a checkpoint holds besides the model: the state to go on training from, its marker, and
-# figures where it was evaluated as a folder.
+# Files of a checkpoint besides the model: trainer state, marker, and results of evaluations.
 TRAINER_FILES = {"trainer.json", "trainer.safetensors", "complete.json", "evaluation.json"}
-# Not recipe.yaml and evaluation.json, which name folders of the user's disk: the card has what
-# matters in them.
+# Not recipe.yaml and evaluation.json, which contain local paths: the card has their content.
 CURVES = "loss.svg"
 
 
@@ -25,16 +23,15 @@ def push(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Upload one checkpoint of a run to the model repository ``repo_id`` (``user/name``).
+    """Upload a checkpoint of a run to the model repository ``repo_id`` (``user/name``).
 
-    The repository is created where it does not exist (``private`` applies only then). All files
-    arrive in one commit. README.md is the run's card, made anew. ``token`` is the one saved by
-    ``hf auth login`` or in HF_TOKEN unless given; ``endpoint`` is the hub's address unless
-    HF_ENDPOINT or this names another.
+    The repository is created if it does not exist (``private`` applies only then). All files are
+    in one commit; README.md is a newly generated model card. ``token`` defaults to that of ``hf
+    auth login`` or HF_TOKEN, ``endpoint`` to the hub or HF_ENDPOINT.
 
-    Returns the address of the repository.
-    Raises UserError for a malformed id, a missing or rejected token, a damaged checkpoint, and a
-    hub that cannot be reached or refuses the files; the run is never changed.
+    Returns the URL of the repository.
+    Raises UserError for a malformed id, a missing or rejected token, a damaged checkpoint, and an
+    unreachable hub or a refused upload; the run is never changed.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
@@ -64,7 +61,7 @@ def push(
 
 
 def _operations(run: Path, checkpoint: str) -> list[Any]:
-    """Every file of the upload, under its name in the repository."""
+    """The files to upload, by name in the repository."""
     from huggingface_hub import CommitOperationAdd
 
     folder = checkpoint_folder(run, checkpoint)
@@ -81,7 +78,7 @@ def _operations(run: Path, checkpoint: str) -> list[Any]:
         CommitOperationAdd("README.md", card.encode()),
         *(CommitOperationAdd(path.name, path) for path in paths if path.name != "README.md"),
     ]
-    _check_checkpoint(folder)  # a training may have replaced it since
+    _check_checkpoint(folder)  # training may have replaced it
     return operations
 
 
@@ -99,15 +96,13 @@ def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{quoted(repo_id)} is no repository on the hub: {error}") from error
+        raise UserError(f"{quoted(repo_id)} is not a valid repository id: {error}") from error
     if "/" not in repo_id:
-        raise UserError(
-            f"{quoted(repo_id)} does not say whose repository it is: write it as user/{repo_id}"
-        )
+        raise UserError(f"{quoted(repo_id)} lacks the owner: write it as user/{repo_id}")
 
 
 def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
-    """One sentence: what the hub, or the way to it, said, and what to do."""
+    """The error message: the response of the hub or the connection error, and the fix."""
     from huggingface_hub.errors import HfHubHTTPError
 
     if not isinstance(error, HfHubHTTPError):
@@ -131,6 +126,6 @@ def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
         )
     reason = " ".join((error.server_message or "without a reason").split())
     return (
-        f"the hub at {endpoint} answered {status} ({reason}): nothing was committed, push again "
-        "later"
+        f"the hub at {endpoint} responded with status {status} ({reason}): nothing was committed, "
+        "push again later"
     )

@@ -1,4 +1,4 @@
-"""What transformers prints while it loads."""
+"""Suppress the output of transformers during loading."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, transformers says nothing: what is wrong becomes an error, in a sentence."""
+    """Suppress logging and warnings of transformers; problems are reported as errors."""
     from transformers.utils import logging
 
     quiet_transformers()
@@ -22,7 +22,7 @@ def quiet() -> Iterator[None]:
 
 
 def quiet_transformers() -> None:
-    """No progress bars for models that load in a blink."""
+    """Disable the progress bars of transformers."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, plain lines otherwise."""
+"""Console output of training: a progress bar on a terminal, plain lines otherwise."""
 
 import sys
 from contextlib import suppress
@@ -11,10 +11,9 @@ PLAIN_LINE_EVERY_SECONDS = 10.0
 
 
 class _Output:
-    """A text stream that no training dies of: standard output as it is now, unless one is given.
+    """A text stream that never raises; default: the current ``sys.stdout``.
 
-    What its encoding lacks is replaced. Where it is closed, its reader has gone, or there is none,
-    nothing is written.
+    Unencodable characters are replaced. Output to a closed, broken or missing stream is dropped.
     """
 
     def __init__(self, stream: IO[str] | None = None) -> None:
@@ -23,7 +22,7 @@ class _Output:
     @property
     def stream(self) -> Any:
         stream = sys.stdout if self._stream is None else self._stream
-        return getattr(stream, "rich_proxied_file", stream)  # what a bar has put in its place
+        return getattr(stream, "rich_proxied_file", stream)  # rich replaces it while a bar is shown
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError, AttributeError):  # broken, closed, None
@@ -51,9 +50,9 @@ class _Output:
 
 
 class Reporter:
-    """Prints sentences, and shows the step, the loss, tokens a second and the time left.
+    """Prints messages and the progress of training: step, loss, throughput and time left.
 
-    A context manager: the bar is taken down at the end, whatever happens.
+    A context manager, which removes the bar on exit.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -64,11 +63,11 @@ class Reporter:
         self._task: TaskID | None = None
         self._last_line = 0.0
 
-    def say(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False, emoji=False, soft_wrap=True)
+    def say(self, message: str) -> None:
+        self.console.print(message, markup=False, emoji=False, soft_wrap=True)
 
     def start(self, step: int, steps: int) -> None:
-        """A training begins: from here on a bar is shown, where the output is a terminal."""
+        """Start of a training: shows a bar if the output is a terminal."""
         self._last_line = 0.0
         if not self.console.is_terminal:
             return
@@ -84,8 +83,8 @@ class Reporter:
 
     def step(self, step: int, steps: int, metrics: dict[str, Any]) -> None:
         """``metrics``: loss (nats), tokens_per_second, seconds since the start."""
-        rate = metrics["tokens_per_second"]
-        text = f"loss {metrics['loss']:.3f}  {rate:,.0f} tokens/s"
+        throughput = metrics["tokens_per_second"]
+        text = f"loss {metrics['loss']:.3f}  {throughput:,.0f} tokens/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, description=text)
             return

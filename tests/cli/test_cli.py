@@ -180,7 +180,7 @@ def test_a_dry_run_measures_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "runs"))
     printed = call("train", "lumiere-tiny", "--data", str(text_folder), *overrides(), "--dry-run")
-    for words in ("parameters 63,216", "steps 12, ", "tokens seen 1,536", "memory", "MiB"):
+    for words in ("parameters 63,216", "steps 12 of ", "tokens seen 1,536", "memory", "MiB"):
         assert words in " ".join(printed.split())
     assert not (tmp_path / "runs").exists()
 
@@ -190,7 +190,7 @@ def test_prepare_makes_what_train_then_finds(
 ) -> None:
     monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path))
     first = call("prepare", "lumiere-tiny", "--data", str(text_folder))
-    assert "learning a vocabulary of 512" in first
+    assert "training a tokenizer with 512 entries" in first
     second = call("prepare", "lumiere-tiny", "--data", str(text_folder))
     assert "learning" not in second
     assert second.splitlines()[-1] == first.splitlines()[-1]
@@ -276,7 +276,7 @@ def test_a_text_without_a_test_split_is_evaluated_on_validation(
 
 
 def test_a_folder_without_a_model(tmp_path: Path, refused: Callable[..., str]) -> None:
-    assert "holds neither a model (config.json) nor a run" in refused(
+    assert "has neither a model (config.json) nor a run" in refused(
         "generate", str(tmp_path), "The"
     )
 
@@ -325,7 +325,7 @@ def test_evaluate_a_folder_needs_a_text(
     copied: Path, text_folder: Path, call: Callable[..., str], refused: Callable[..., str]
 ) -> None:
     folder = copied / "checkpoints" / "best"
-    assert "say on which text: --data" in refused("evaluate", str(folder))
+    assert "names no text: give --data" in refused("evaluate", str(folder))
     printed = call("evaluate", str(folder), "--data", str(text_folder), "--protocol", "card")
     assert "nats per token" in printed
     assert (folder / "evaluation.json").is_file()
@@ -334,13 +334,13 @@ def test_evaluate_a_folder_needs_a_text(
 def test_the_card_says_what_the_files_say(
     copied: Path, call: Callable[..., str], refused: Callable[..., str]
 ) -> None:
-    assert "says what its files say" in call("card", copied.name, "--check")
+    assert "agrees with its files" in call("card", copied.name, "--check")
     card = copied / "README.md"
     loss = next(e["loss"] for e in _evaluations(copied) if e["protocol"] == "card")
     card.write_text(card.read_text().replace(f"{loss:.4f}", "1.2345"))
-    assert "disagree" in refused("card", copied.name, "--check")
+    assert "differs from its files" in refused("card", copied.name, "--check")
     assert call("card", copied.name).strip() == str(card)
-    assert "says what its files say" in call("card", copied.name, "--check")
+    assert "agrees with its files" in call("card", copied.name, "--check")
 
 
 def test_a_run_that_is_not_there(refused: Callable[..., str]) -> None:

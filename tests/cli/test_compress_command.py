@@ -67,7 +67,7 @@ def test_a_run_is_compressed_by_its_own_text(
     model, _ = package.load(str(copied))
     small, _ = package.load(str(out))
     counts = [sum(weight.numel() for weight in each.parameters()) for each in (model, small)]
-    assert f"{counts[1]:,} parameters of {counts[0]:,}" in printed
+    assert f"{counts[1]:,} of {counts[0]:,} parameters" in printed
     assert "whitened" in printed
     rows = re.findall(
         r"^(model\.\S+) +(\d+) x (\d+) +(\d+|dense) +(\S*) +([\d,]+) +([\d,]+)", printed, re.M
@@ -94,7 +94,7 @@ def test_a_foreign_model_without_a_text(
     out = tmp_path / "small"
     out.mkdir()
     printed = call("compress", gpt2, out, "--rank", "6")
-    assert "of its weights (plain)" in printed
+    assert "of the weights (plain SVD)" in printed
     assert "perplexity" not in printed
     model, _ = package.load(str(out))
     assert type(model).__name__ == "GPT2LMHeadModel"

@@ -94,13 +94,13 @@ def test_a_track_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_before_the_first_record_there_is_nothing_to_rerun(checkout: Path) -> None:
-    assert "track fast has no record yet" in refusal(record(checkout / "src", "fast"))
+    assert "track fast has no record to rerun" in refusal(record(checkout / "src", "fast"))
 
 
 def test_a_record_needs_its_code_committed(checkout: Path) -> None:
     (checkout / "src" / "lumenspark" / "recipes" / "new.yaml").write_text("name: new\n")
     done = record(checkout / "src", "best", "--write", "--change", "the first")
-    assert "is not committed: commit it first" in refusal(done)
+    assert "has uncommitted changes" in refusal(done)
 
 
 def test_a_text_without_a_test_split(checkout: Path, text_folder: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_an_installed_package_has_the_records_and_writes_none(
     shutil.copytree(checkout / "src", site)
     rows = shutil.copytree(checkout / "records", site / "lumenspark" / "records" / "rows")
     done = record(site, "best", "--write", "--change", "wider")
-    assert "installed without one" in refusal(done)
+    assert "of a git checkout" in refusal(done)
     damaged = rows / "best" / "2026-01-01-first" / "record.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{no")
@@ -132,7 +132,7 @@ def test_a_record_is_made_and_rerun(checkout: Path, text_folder: Path) -> None:
     source = checkout / "src"
     made = record(source, "best", *data, "--seeds", "2", "--write", "--change", "The first one")
     assert made.returncode == 0, made.stdout + made.stderr
-    assert "learning a vocabulary" in made.stdout  # though other tests have filled the cache
+    assert "training a tokenizer" in made.stdout  # though other tests have filled the cache
     assert "holds: whole command at most 60 min 00 s: " in made.stdout
 
     (folder,) = (checkout / "records" / "best").iterdir()
@@ -197,7 +197,7 @@ def test_speed_is_recorded_and_rerun(checkout: Path, text_folder: Path) -> None:
     (folder / "record.json").write_text(json.dumps(row), encoding="utf-8")
     slower = record(source, "speed", *data)
     assert slower.returncode == 1, slower.stdout + slower.stderr
-    assert "does not hold: share of peak at least 8500.0%" in slower.stdout
+    assert "does not hold: MFU at least 8500.0%" in slower.stdout
 
 
 @pytest.mark.slow

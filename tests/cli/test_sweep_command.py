@@ -106,7 +106,7 @@ def test_asked_to_stop_it_saves_first(
     process = start(text_folder, tmp_path, *GRID, "--seeds", "1")
     code, rest = stop_at(process, "trial 1 of 2, seed 0", "  step 10 ", number)
     assert code == 128 + number
-    assert rest.endswith("stopped and saved: the same command goes on\n")
+    assert rest.endswith("stopped and saved: the same command resumes\n")
     (training,) = only_sweep(tmp_path).glob("trial-*")
     marker = training / "checkpoints" / "last" / "complete.json"
     assert json.loads(marker.read_text())["step"] > 6
@@ -159,20 +159,20 @@ def test_nothing_but_divergence(
     rates = ("--vary", "optim.muon_lr=1e36", "--optim.adamw_lr", "1e36", "--seeds", "2")
     printed = call(*command(text_folder, *rates))
     assert "diverged" in printed
-    assert printed.endswith("every trial diverged: try lower rates\n")
+    assert printed.endswith("every trial diverged: use lower learning rates\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "say what to vary"),
-        (("--vary", "optim.muon_lr"), "is no KEY=A,B,C or KEY=LOW..HIGH"),
-        (("--vary", "=0.1,0.2"), "is no KEY=A,B,C or KEY=LOW..HIGH"),
-        ((*GRID, "--vary", "optim.muon-lr=1"), "--vary optim.muon_lr is there twice"),
+        ((), "give a key to vary"),
+        (("--vary", "optim.muon_lr"), "write KEY=A,B,C or KEY=LOW..HIGH"),
+        (("--vary", "=0.1,0.2"), "write KEY=A,B,C or KEY=LOW..HIGH"),
+        ((*GRID, "--vary", "optim.muon-lr=1"), "--vary optim.muon_lr is given twice"),
         (("--vary", "optim.muon_lr=a,b"), "optim.muon_lr = 'a' is wrong"),
         (("--vary", "optim.moun_lr=1"), "did you mean optim.muon_lr?"),
         (("--vary", "train.steps=1,2", "--budget", "1m"), "leave one out"),
-        (("--vary", "optim.muon_lr=0.1..0.2"), "say how many to draw"),
+        (("--vary", "optim.muon_lr=0.1..0.2"), "give the number of trials"),
     ],
 )
 def test_what_cannot_work(

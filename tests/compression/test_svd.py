@@ -294,7 +294,7 @@ def test_a_layer_that_the_loss_does_not_mind_is_the_first_to_go(windows: Tensor)
         ({"energy": 1.5}, "energy is 1.5"),
         ({"params": 1.0}, "params is 1.0"),
         ({"params": 0.0}, "params is 0.0"),
-        ({"rank": 100}, "the highest rank that saves anything is 21"),
+        ({"rank": 100}, "the highest rank that saves weights is 21"),
         ({"energy": 1.0}, "energy 1.0 saves no weights in any layer"),
         ({"params": 0.001}, "rank 1 in every layer already takes"),
     ],
@@ -339,7 +339,7 @@ def test_a_text_through_which_numbers_overflow(windows: Tensor) -> None:
     model = made("llama")
     activations = collect_activations(model, windows)
     activations["model.layers.0.mlp.up_proj"].gram[0, 0] = torch.inf
-    with pytest.raises(ValueError, match=r"up_proj reads numbers from the text that are not fin"):
+    with pytest.raises(ValueError, match=r"up_proj has inputs on the text that are not finite"):
         compress(model, rank=4, activations=activations)
 
 

@@ -51,7 +51,7 @@ def everything(source: str) -> dict[str, list[str]]:
     [
         ("./nowhere", r"no file or folder \./nowhere: check the path"),
         ("texts/nowhere.txt", r"no file or folder texts/nowhere\.txt: check the path"),
-        ("nowhere", "no corpus 'nowhere': it is not a file or folder here, not python-docs"),
+        ("nowhere", "no corpus 'nowhere': give a file or folder, python-docs"),
     ],
 )
 def test_what_is_no_corpus_is_refused_with_what_was_looked_for(source: str, message: str) -> None:
@@ -72,7 +72,7 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path, {"photo.jpg": "", ".hidden/train.txt": "x"})
-    with pytest.raises(UserError, match=r"no text in .*: it needs a file of the kinds \.txt, \.md"):
+    with pytest.raises(UserError, match=r"no text in .*: supported are \.txt, \.md"):
         open_corpus(source)
 
 
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 
 def test_an_empty_file_is_named(tmp_path: Path) -> None:
     source = write(tmp_path, {"train.txt": "x", "test.txt": ""})
-    assert refused(source) == f"the file {tmp_path}/test.txt is empty: fill it or take it away"
+    assert refused(source) == f"the file {tmp_path}/test.txt is empty: fill it or remove it"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
         (b"[1]", "line 3 is not an object with a field 'text'"),
         (b'{"body": "x", "id": 1}', "line 3 has no field 'text' (it has: 'body', 'id'): name"),
         (b'{"text": 7}', "line 3: the field 'text' is int, not text"),
-        (b'{"text": "\\ud800"}', "line 3: the field 'text' has half of a surrogate pair"),
+        (b'{"text": "\\ud800"}', "line 3: the field 'text' has a lone surrogate"),
         (b'{"text": "\xff"}', "line 3: byte 0xff at offset 28 is not UTF-8"),
     ],
 )

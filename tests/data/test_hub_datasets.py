@@ -111,7 +111,7 @@ def test_wikitext_2_takes_another_revision_but_no_config() -> None:
     corpus = open_corpus("wikitext-2", revision="a" * 40)
     assert corpus.revision == "a" * 40
     assert corpus.digest() != open_corpus("wikitext-2").digest()
-    with pytest.raises(UserError, match="leave out the config, or give Salesforce/wikitext as"):
+    with pytest.raises(UserError, match="omit the config, or use Salesforce/wikitext as"):
         open_corpus("wikitext-2", config="wikitext-103-raw-v1")
 
 
@@ -182,7 +182,7 @@ def test_without_network_the_offline_way_is_named() -> None:
 
 def test_offline_mode_needs_a_full_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"offline mode .* give the revision as a full commit id"):
+    with pytest.raises(UserError, match=r"offline: give the revision as a full commit id"):
         open_corpus("org/set")
     assert open_corpus("org/set", revision="a" * 40).revision == "a" * 40
 
@@ -228,7 +228,7 @@ def test_whatever_loading_a_set_raises_is_a_sentence(
         raise error
 
     monkeypatch.setattr("datasets.load_dataset", broken)
-    with pytest.raises(UserError, match=r"the data set .* cannot be loaded: .*; choose another"):
+    with pytest.raises(UserError, match=r"the dataset .* cannot be loaded: .*; choose another"):
         HubDataset("org/set", str(tmp_path), revision="0" * 40).splits()
 
 
@@ -239,7 +239,7 @@ def test_damaged_files_of_a_set_are_a_sentence(
 ) -> None:
     corpus = hub_set(tmp_path / "set", {"train": ["x"], "test": ["y"]}, streaming=streaming)
     (tmp_path / "set" / "train-00000-of-00001.parquet").write_bytes(rows)
-    with pytest.raises(UserError, match=r"(org/set|the data set) .*cannot be (loaded|read)"):
+    with pytest.raises(UserError, match=r"(org/set|the dataset) .*cannot be (loaded|read)"):
         list(corpus.pieces("train"))
 
 

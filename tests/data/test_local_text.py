@@ -97,14 +97,14 @@ CUT_SHORT = gzip.compress(b"text", mtime=0)[:-9]
         ("train.csv", 'text\n"open\n', r"train\.csv, after row \d+, cannot be read \(unexpected"),
         ("train.csv", "body\nx\n", r"no column 'text' \(it has: 'body'\).*--corpus\.text-field"),
         ("train.json", '[{"text": "a"}, {"text": 1}]', r"train\.json, row 2: the field 'text' is"),
-        ("train.json", '[{"text": "a"}', r"train\.json, row 2 is missing: the file ends before"),
+        ("train.json", '[{"text": "a"}', r"train\.json, row 2 is missing: the file ends inside"),
         ("train.json", '[{"text": "a"}, nope]', r"train\.json, row 2 is not JSON: Expecting val"),
         ("train.json", '[{"text": "a"}]\n[{"text": "b"}]', r"row 2 comes after the end of the"),
         ("train.json", '{\n"text": "a"\n}', r"train\.json, line 1 is not JSON"),
         ("train.jsonl", '{"body": 1}', r"no field 'text'.*--corpus\.text-field"),
         ("train.txt", "text".encode("utf-16"), r"train\.txt looks like UTF-16 or UTF-32: save"),
         ("train.csv", "text\n".encode("utf-16"), r"train\.csv looks like UTF-16"),
-        ("train.txt", "text".encode("utf-16-le"), r"train\.txt is full of zero bytes, so it looks"),
+        ("train.txt", "text".encode("utf-16-le"), r"train\.txt is full of zero bytes, so it is"),
         ("train.txt.gz", b"no gzip", r"train\.txt\.gz cannot be read \(Not a gzipped file"),
         ("train.txt.gz", CUT_SHORT, r"cannot be read \(Compressed file ended"),
     ],
@@ -249,7 +249,7 @@ def test_a_folder_of_other_kinds_says_what_is_there_and_what_to_do(tmp_path: Pat
 
 def test_a_pointer_of_git_lfs_is_no_text(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"
-    with pytest.raises(UserError, match=r"train\.txt is a pointer of Git LFS.*git lfs pull"):
+    with pytest.raises(UserError, match=r"train\.txt is a Git LFS pointer.*git lfs pull"):
         open_corpus(write(tmp_path, {"train.txt": pointer, "test.txt": "x"}))
 
 
@@ -269,7 +269,7 @@ def test_text_that_changes_while_it_is_read_is_not_kept(tmp_path: Path, own_cach
     corpus = open_corpus(source)
     corpus.digest()
     write(tmp_path, {"train.txt": "other text\n" * 99})
-    with pytest.raises(UserError, match=r"train\.txt has changed while it was read: start again"):
+    with pytest.raises(UserError, match=r"train\.txt changed while it was read: start again"):
         prepare(corpus, vocab_size=300)
     assert os.listdir(own_cache / "tokens") == []  # noqa: PTH208
 

@@ -104,7 +104,7 @@ def names(folder: Path) -> list[str]:
 def test_the_second_time_comes_from_the_cache(folder: Path, own_cache: Path) -> None:
     said: list[str] = []
     first = prepared(folder, report=said.append)
-    assert said[0].startswith("learning a vocabulary of 300 entries")
+    assert said[0].startswith("training a tokenizer with 300 entries")
     counts = said[-2:]
     bytes_read = [len((LINES + "B: <|eot|>\n").encode()), len(LINES[:900].encode())]
     assert counts == [
@@ -301,7 +301,7 @@ def test_text_without_names_of_splits_is_said_to_be_divided(tmp_path: Path) -> N
     for _ in range(2):  # made, and from the cache
         said: list[str] = []
         assert prepared(tmp_path, report=said.append).divided
-        assert f"{tmp_path} names no splits, so it is divided: 90% are for training" in said
+        assert f"{tmp_path} has no splits: 90% of its text is for training" in said
         assert said[-3].startswith("train: 1 file, ")
 
 
@@ -353,9 +353,7 @@ def test_an_entry_that_is_not_what_was_written_is_made_again_and_that_is_said(
     assert (first.folder / name).read_bytes() != whole[name]
     said: list[str] = []
     second = prepared(folder, report=said.append)
-    assert said[0] == (
-        f"the token ids in {first.folder} are made again: {name} is not what was written"
-    )
+    assert said[0] == (f"rebuilding the token cache {first.folder}: {name} is damaged")
     assert {path.name: path.read_bytes() for path in second.folder.iterdir()} == whole
     assert names(first.folder.parent) == [first.folder.name]
 
@@ -371,7 +369,7 @@ def test_an_entry_of_another_format_is_made_again_under_the_digest_that_runs_kno
     meta.write_text(json.dumps(json.loads(meta.read_text("utf-8")) | {"format": 1}), "utf-8")
     said: list[str] = []
     assert prepared(folder, report=said.append).digest == first.digest
-    assert said[0].endswith("are made again: another version of lumenspark wrote them")
+    assert said[0].endswith("written by another version of lumenspark")
 
 
 def test_the_same_text_gives_the_same_files_anywhere(folder: Path, tmp_path: Path) -> None:
@@ -400,14 +398,14 @@ def test_large_files_are_compared_by_blocks_and_whole_on_request(
     said: list[str] = []
     change(unseen)
     prepared(folder, report=said.append)
-    assert "made again" not in said[0]
+    assert "rebuilding" not in said[0]
     prepared(folder, report=said.append, check_every_byte=True)
-    assert any("train.bin is not what was written" in line for line in said)
+    assert any("train.bin is damaged" in line for line in said)
     for place in (0, size - 1, next(iter(begins))):
         said.clear()
         change(place)
         prepared(folder, report=said.append)
-        assert "train.bin is not what was written" in said[0]
+        assert "train.bin is damaged" in said[0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on files there")

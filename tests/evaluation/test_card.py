@@ -97,7 +97,7 @@ def test_sections_and_figures(evaluated: Path) -> None:
         "- **Padding Handling:** Special padding token `<|pad|>` (ID 2)",
         "- **Output Layer:** Linear projection to vocabulary logits, "
         "with the weights of the token embedding",
-        "![Loss over the course of training](loss.svg)",
+        "![Training and validation loss](loss.svg)",
         "MIT License - See project LICENSE file for details.",
     ):
         assert line in text.splitlines()
@@ -169,7 +169,7 @@ def test_a_language_that_nobody_recorded_is_not_made_up(run: Path) -> None:
 
 def test_the_hardware_with_and_without_a_count_of_cores(run: Path) -> None:
     hardware = "- **Hardware:** device `cpu` (a small processor); "
-    assert f"{hardware}2 processor cores, 2 threads" in str(build_card(run))
+    assert f"{hardware}2 CPU cores, 2 threads" in str(build_card(run))
     edit_json(run / "environment.json", cores=None)
     assert f"{hardware}2 threads" in str(build_card(run))
 

@@ -117,5 +117,5 @@ def test_a_tokenizer_without_a_token_to_begin_with(
     model: GPT2LMHeadModel, tokenizer: FastTokenizer, folder: Path
 ) -> None:
     bare = FastTokenizer(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(UserError, match="no beginning-of-text token and no end token"):
+    with pytest.raises(UserError, match="neither BOS nor EOS token"):
         evaluate(model, bare, open_corpus(str(folder)), protocol="lm_eval")

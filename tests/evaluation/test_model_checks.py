@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
-from lumenspark.compression.compress_model import Text, compress_model
+from lumenspark.compression.compress_model import TextSettings, compress_model
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.errors import UserError
@@ -100,14 +100,14 @@ def test_a_model_of_encoder_and_decoder_reads_the_whole_text_first() -> None:
     with pytest.raises(UserError, match="the model is not causal"):
         check_causal(transformers.BartForConditionalGeneration(config), IDS, 32)
     t5 = transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=32, num_layers=1)
-    with pytest.raises(UserError, match="cannot be run on token ids alone"):
+    with pytest.raises(UserError, match="does not run on token ids alone"):
         default_context(transformers.T5ForConditionalGeneration(t5))
 
 
 @pytest.mark.parametrize("name", ["GPT2Model", "GPT2ForSequenceClassification"])
 def test_models_that_predict_no_tokens(name: str) -> None:
     model = getattr(transformers, name)(transformers.GPT2Config(**GPT2))
-    with pytest.raises(UserError, match="predicts no next tokens"):
+    with pytest.raises(UserError, match="does not predict next tokens"):
         default_context(model)
 
 
@@ -187,7 +187,7 @@ def test_no_memory_is_no_shorter_context(monkeypatch: pytest.MonkeyPatch) -> Non
         raise torch.OutOfMemoryError("no memory left")
 
     monkeypatch.setattr(model, "forward", forward)
-    with pytest.raises(UserError, match="there is no memory to run the model on 34 tokens"):
+    with pytest.raises(UserError, match="not enough memory to run the model on 34 tokens"):
         usable_context(model, 34)
 
 
@@ -211,7 +211,9 @@ def test_compressing_reads_no_position_that_is_not_there(tmp_path: Path) -> None
             out,
             params=0.5,
             device="cpu",
-            text=Text(open_corpus(str(text)), "test", whiten_tokens=600, heal_for="1s"),
+            text=TextSettings(
+                open_corpus(str(text)), "test", calibration_tokens=600, finetune_time="1s"
+            ),
         )
         if is_decoder:
             scores = compressed().scores

@@ -281,7 +281,7 @@ def test_without_a_begin_token_the_end_token_comes_first(
         ({"stride": 0}, "stride of 0"),
         ({"protocol": "card", "stride": 4}, "fixed overlap of 8"),
         ({"protocol": "card", "context": 8}, "cannot overlap by 8"),
-        ({"protocol": "other"}, "no protocol 'other'"),
+        ({"protocol": "other"}, "unknown protocol 'other'"),
     ],
 )
 def test_settings_that_cannot_work(

@@ -124,8 +124,12 @@ def test_a_repository_of_another(run: Path, hub: Hub) -> None:
             400,
             "was refused: Invalid metadata in README.md. - no such license",
         ),
-        ("/commit/", 413, r"answered 413 \(too large no such license\): nothing was committed"),
-        ("/storage/", 400, "answered 400"),
+        (
+            "/commit/",
+            413,
+            r"responded with status 413 \(too large no such license\): nothing was committed",
+        ),
+        ("/storage/", 400, "responded with status 400"),
     ],
 )
 def test_what_the_hub_refuses(run: Path, hub: Hub, part: str, status: int, message: str) -> None:

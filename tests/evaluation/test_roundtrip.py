@@ -1,4 +1,4 @@
-"""Bytes are those that decoding gives back, for tokenizers of every kind."""
+"""Bytes are those of the decoded text, for tokenizers of every kind."""
 
 import math
 import unicodedata
@@ -153,7 +153,7 @@ def test_decoded_bytes_count(kind: str) -> None:
 
 def test_letters_made_small_are_said() -> None:
     for tokenizer in (word_pieces(True), byte_level(normalizers.Lowercase())):
-        assert "all letters small" in " ".join(round_trip(tokenizer, PLAIN).notes())
+        assert "lowercases the text" in " ".join(round_trip(tokenizer, PLAIN).notes())
     assert round_trip(word_pieces(False), PLAIN).notes() == []
     assert round_trip(byte_level(), PLAIN).notes() == []
 
@@ -171,7 +171,7 @@ LOSING: dict[str, tuple[Callable[[], Any], str, str]] = {
             decoders.Fuse(),
         ),
         PLAIN,
-        "does not give the text back",
+        "does not restore the text",
     ),
     "letters without a token": (
         lambda: fast(
@@ -181,7 +181,7 @@ LOSING: dict[str, tuple[Callable[[], Any], str, str]] = {
             decoders.Fuse(),
         ),
         PLAIN,
-        "does not give the text back",
+        "does not restore the text",
     ),
 }
 

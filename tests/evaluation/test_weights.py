@@ -121,7 +121,7 @@ def test_weights_that_never_stay(
 
     monkeypatch.setattr(weights_module, "load", load_and_replace)
     monkeypatch.setattr(weights_module, "PAUSE", 0.0)
-    with pytest.raises(UserError, match="change while they are loaded"):
+    with pytest.raises(UserError, match="change during loading"):
         load_to_score(str(run))
 
 

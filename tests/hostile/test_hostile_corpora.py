@@ -499,7 +499,7 @@ def test_a_file_that_becomes_a_pipe_is_named(tmp_path: Path, name: str) -> None:
     path.unlink()
     os.mkfifo(path)
     for read in (corpus.digest, lambda: corpus.text("train")):
-        with pytest.raises(UserError, match=rf"{name} is no regular file"):
+        with pytest.raises(UserError, match=rf"{name} is not a regular file"):
             read()
 
 

@@ -63,7 +63,7 @@ def test_a_reader_that_has_gone(tmp_path: Path) -> None:
 def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     done = shell("cd gone && rmdir ../gone && lumenspark train lumiere-tiny", tmp_path)
-    assert is_a_sentence(done, "the current folder is gone")
+    assert is_a_sentence(done, "the current folder no longer exists")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -275,18 +275,21 @@ def test_values_get_the_types_of_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vary": {}}, "say what to vary"),
-        ({"vary": {"optim.muonlr": "0.1"}}, r"no key optim.muonlr .* \(did you mean optim.muon_lr"),
-        ({"vary": {"optim": "0.1"}}, "no key optim to vary"),
-        ({"vary": {"train.steps.more": "1"}}, "no key train.steps.more"),
+        ({"vary": {}}, "give a key to vary"),
+        (
+            {"vary": {"optim.muonlr": "0.1"}},
+            r"unknown key optim.muonlr \(did you mean optim.muon_lr",
+        ),
+        ({"vary": {"optim": "0.1"}}, "unknown key optim"),
+        ({"vary": {"train.steps.more": "1"}}, "unknown key train.steps.more"),
         ({"vary": {"optim.muon_lr": "0.1,fast"}}, "optim.muon_lr = 'fast' is wrong"),
         ({"vary": {"optim.muon_lr": "0.1,-1"}}, "greater than 0"),
         ({"vary": {"optim.muon_lr": "0.1,,0.2"}}, "an empty value"),
         ({"vary": {"optim.muon_lr": []}}, "needs a value"),
         ({"vary": {"optim.muon_lr": "0.1,0.10"}}, "the value 0.1 twice"),
         ({"vary": {"seed": "1,2"}}, "--seeds"),
-        ({"vary": {"data": "a,b"}}, "decides what the validation loss measures"),
-        ({"vary": {"tokenizer.vocab_size": "512,600"}}, "decides what the validation loss"),
+        ({"vary": {"data": "a,b"}}, "changes the validation loss itself"),
+        ({"vary": {"tokenizer.vocab_size": "512,600"}}, "changes the validation loss"),
         ({"vary": {"model.num_attention_heads": "2,5"}}, "must be a multiple of"),
         ({"vary": {"model.max_position_embeddings": "32,900000"}}, "one window needs 900,001"),
         ({"vary": {"device": "cpu,tpu"}}, "device = 'tpu' is wrong"),
@@ -297,8 +300,8 @@ def test_values_get_the_types_of_the_recipe() -> None:
         ({"vary": {"optim.muon_lr": "0.1..0.01"}, "trials": 2}, "the lower end first"),
         ({"vary": {"optim.muon_lr": "0.1..-1"}, "trials": 2}, "greater than 0"),
         ({"vary": {"optim.muon_lr": "0.1..inf"}, "trials": 2}, "it must be finite"),
-        ({"vary": {"optim.name": "adamw..muon"}, "trials": 2}, "its values are no numbers"),
-        ({"vary": {"model.hidden_size": "32..64"}, "trials": 2}, "not every number fits a model"),
+        ({"vary": {"optim.name": "adamw..muon"}, "trials": 2}, "its values are not numbers"),
+        ({"vary": {"model.hidden_size": "32..64"}, "trials": 2}, "not every integer fits a model"),
         ({"vary": {"distill.steps": "5,6"}, "budget": "1m"}, "the budget sets it"),
     ],
 )
@@ -321,7 +324,7 @@ def test_a_device_that_is_not_here(text_folder: Path, own_runs: Path) -> None:
 
 def test_init_from_brings_the_architecture(trained: Path, own_runs: Path) -> None:
     recipe = with_overrides(load_recipe("lumiere-tiny"), {"init_from": str(trained)})
-    with pytest.raises(UserError, match="init_from brings the architecture"):
+    with pytest.raises(UserError, match="init_from determines the architecture"):
         sweep(recipe, vary={"model.hidden_size": "32,64"})
 
 
@@ -342,7 +345,7 @@ def test_two_processes_do_not_share_a_sweep(text_folder: Path, own_runs: Path) -
     small_sweep(text_folder, vary=RATES, seeds=1, train__steps=2)
     with (
         FileLock(only_sweep(own_runs) / ".lock"),
-        pytest.raises(UserError, match="another process is at work"),
+        pytest.raises(UserError, match="another process runs the sweep"),
     ):
         small_sweep(text_folder, vary=RATES, seeds=1, train__steps=2)
 
@@ -367,7 +370,7 @@ def test_runs_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LUMENSPARK_RUNS", str(tmp_path / "file" / "runs"))
-    with pytest.raises(UserError, match="choose another place with LUMENSPARK_RUNS"):
+    with pytest.raises(UserError, match="choose another folder with LUMENSPARK_RUNS"):
         small_sweep(text_folder, vary=RATES)
 
 

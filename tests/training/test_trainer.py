@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(copied: Path) -> None:
     done = lumenspark("resume", run.id, preexec_fn=limit, env=dict(os.environ))
     assert done.returncode == 2, done.stderr
     assert "could not save the checkpoint of step" in done.stderr
-    assert "make room and resume" in done.stderr
+    assert "free some disk space and resume" in done.stderr
     assert checkpoint.verify_checkpoint(run.checkpoint("last")) is None
     assert checkpoint.checkpoint_step(run.checkpoint("last")) == 12
     assert lumenspark("resume", run.id, env=dict(os.environ)).returncode == 0

@@ -2,8 +2,8 @@
 
 ``strided`` (the default) reads the raw split as one stream and predicts every token exactly once.
 ``card`` is the protocol of the Lumiére model card: cleaned documents, short windows with an overlap
-of 8 tokens. ``lm_eval`` reproduces the word perplexity of EleutherAI's lm_eval to all digits. Losses are
-in nats per token; only bits per byte compares across tokenizers.
+of 8 tokens. ``lm_eval`` reproduces the word perplexity of EleutherAI's lm_eval to all digits.
+Losses are in nats per token; only bits per byte compares across tokenizers.
 
 Works for every causal language model and tokenizer of transformers.
 """

@@ -129,7 +129,7 @@ def _folder_of(settings: Mapping[str, Any]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot write the sweep's folder {folder}: {error.strerror}; choose another place "
+            f"cannot write the sweep's folder {folder}: {error.strerror}; choose another folder "
             "with LUMENSPARK_RUNS"
         ) from error
     return folder
@@ -259,8 +259,8 @@ class _Running:
 class _Indented(Reporter):
     """Indents the messages of single trainings."""
 
-    def say(self, sentence: str) -> None:
-        super().say(f"  {sentence}")
+    def say(self, message: str) -> None:
+        super().say(f"  {message}")
 
 
 def _can_resume(run: Run) -> bool:
