@@ -3,14 +3,18 @@
 import io
 import json
 import os
+import shutil
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lumenspark.cli import run as lumenspark
 from lumenspark.data.corpora import Corpus
+from lumenspark.evaluation import perplexity
+from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.results import Evaluation, read_evaluations, store
 from lumenspark.model_card.card import check_card, write_card
 
@@ -143,6 +147,25 @@ def test_figures_are_printed_where_they_cannot_be_kept(
     printed = capsys.readouterr()
     assert "bits per byte" in printed.out
     assert "evaluation.json cannot be read" in printed.err
+
+
+def test_a_run_that_is_deleted_while_it_is_scored_stays_deleted(
+    run: Path,
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def score_and_delete(*arguments: Any, **options: Any) -> Evaluation:
+        found = evaluate(*arguments, **options)
+        shutil.rmtree(run)
+        return found
+
+    monkeypatch.setattr(perplexity, "evaluate", score_and_delete)
+    assert lumenspark(["evaluate", str(run), "--data", corpus.name]) == 2
+    printed = capsys.readouterr()
+    assert "bits per byte" in printed.out
+    assert "was deleted during scoring" in printed.err
+    assert not run.exists()
 
 
 @pytest.mark.parametrize("option", ["layout", "text-field", "config", "revision"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from lumenspark.errors import printable, quoted, reading
+from lumenspark.errors import UserError, printable, quoted, reading
 from lumenspark.files import changing, write_json
 
 
@@ -61,8 +61,11 @@ def store(
 
     ``weights`` is the digest of the scored weights (:mod:`.weights`). An older entry of the same
     weights, checkpoint, data (with configuration, field, revision and layout), split, protocol,
-    context and stride is replaced. The file is locked. Raises UserError for a damaged file.
+    context and stride is replaced. The file is locked. Raises UserError for a damaged file, and for
+    a folder that was deleted during scoring.
     """
+    if not run_folder.is_dir():
+        raise UserError(f"the results are not stored: {run_folder} was deleted during scoring")
     path = run_folder / "evaluation.json"
     entry = evaluation.to_dict() | {
         "checkpoint": checkpoint,
