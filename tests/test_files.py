@@ -50,7 +50,7 @@ def test_an_empty_folder_is_filled_and_stays_itself(tmp_path: Path) -> None:
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for taken in (tmp_path, tmp_path / "file"):
-        with pytest.raises(UserError, match="is there already"), new_folder(taken):
+        with pytest.raises(UserError, match="exists already"), new_folder(taken):
             pass
     assert (tmp_path / "file").read_text() == "mine"
 

@@ -96,7 +96,7 @@ def test_offline_the_cache_serves(offline: ModelHub) -> None:
     assert (entries(HUB_ID), entries(f"{HUB_ID}@v1")) == (272, 271)
     assert entries(f"{HUB_ID}@{offline.names['v1']}") == 271
     assert len(load_tokenizer(f"{HUB_ID}@v1")) == 271
-    with pytest.raises(UserError, match="someone/tiny at revision v2 is not in this machine's hub"):
+    with pytest.raises(UserError, match="someone/tiny at revision v2 is not in the hub cache"):
         lumenspark.load(HUB_ID, revision="v2")
     assert not offline.asked
 
@@ -114,7 +114,7 @@ def test_a_hub_out_of_reach_is_as_good_as_offline(
 def test_names_that_cannot_be(hub: ModelHub, trained: Path) -> None:
     for name, revision, reason in (
         (HUB_ID, "v2", "no such model on the hub"),
-        (f"{HUB_ID}@v1", "main", "names another revision than 'main': give one of them"),
+        (f"{HUB_ID}@v1", "main", "and the revision 'main' differ: give one of them"),
         (f"{HUB_ID}@", None, "written org/model@revision"),
         ("@v1", None, "written org/model@revision"),
         (str(trained), "v1", "a revision is one of the hub's"),

@@ -106,7 +106,7 @@ def test_what_is_written_is_read(trial: Trial, tmp_path: Path) -> None:
     assert record.seeds == [0, 1]
     assert record.figures["test_loss"] == [4.33, 4.33]
     assert record.date == trial.environment["started_at"]
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         write_record(tmp_path, record, trials)
 
 

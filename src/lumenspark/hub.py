@@ -1,4 +1,4 @@
-"""Download models and tokenizers from the hub, by id and revision.
+"""The Hugging Face Hub: repository info, and download of models and tokenizers by revision.
 
 A hub model is downloaded to a folder of the hub cache first, so that all checks of model folders
 apply, and model and tokenizer are of the same commit.
@@ -6,10 +6,9 @@ apply, and model and tokenizer are of the same commit.
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lumenspark.data.hub_datasets import repo_info
-from lumenspark.errors import UserError, quoted, reading
+from lumenspark.errors import UserError, first_line, quoted, reading
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+|[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -83,6 +82,50 @@ def fetch(
         for name in files[1:]:
             hf_hub_download(hub_id, name, revision=folder.name)
     return Snapshot(folder, folder.name)
+
+
+def repo_info(
+    kind: str, hub_id: str, revision: str | None = None, config: str | None = None
+) -> Any | None:
+    """Repository info of a ``dataset`` or ``model``; None in offline mode, for use of the cache.
+
+    Raises:
+        UserError: no network, or no such repository.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        return HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=20)
+    except OfflineModeIsEnabled:
+        return None
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise UserError(
+            f"there is no file or folder {hub_id}, and no such {kind} on the hub "
+            f"({first_line(error)})"
+        ) from None
+    except (HTTPError, OSError):
+        raise UserError(offline_message(kind, hub_id, config)) from None
+    except Exception as error:
+        raise UserError(
+            f"the hub's info on the {kind} {quoted(hub_id)} cannot be read "
+            f"({first_line(error)}): try again"
+        ) from error
+
+
+def offline_message(kind: str, hub_id: str, config: str | None) -> str:
+    part = f" --include '{config}/*'" if config else ""
+    return (
+        f"there is no file or folder {hub_id}, and the hub cannot be reached to look for a {kind} "
+        f"of that name: download it on a machine with network (hf download {hub_id} "
+        f"--repo-type {kind}{part} --local-dir FOLDER) and give the folder, or set "
+        "HF_HUB_OFFLINE=1 to use a copy in the hub cache"
+    )
 
 
 def _check_id(hub_id: str) -> None:

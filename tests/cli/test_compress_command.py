@@ -229,8 +229,8 @@ def test_nothing_is_ever_overwritten(
     (tmp_path / "file").write_text("mine")
     for name in ("full", "file"):
         printed = refused("compress", gpt2, tmp_path / name, "--rank", "4")
-        assert f"{name} is there already: name a folder that is new or empty" in printed
-    assert "is there already" in refused("compress", gpt2, gpt2, "--rank", "4")
+        assert f"{name} exists already: give a new or empty folder" in printed
+    assert "exists already" in refused("compress", gpt2, gpt2, "--rank", "4")
     assert "cannot be made" in refused("compress", gpt2, tmp_path / "file" / "in", "--rank", "4")
 
 

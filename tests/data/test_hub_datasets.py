@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lumenspark.data.corpora import open_corpus
-from lumenspark.data.hub_datasets import HubDataset, first_line
+from lumenspark.data.hub_datasets import HubDataset
 from lumenspark.data.tokens import prepare
-from lumenspark.errors import UserError
+from lumenspark.errors import UserError, first_line
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Corpora from the Hugging Face Hub, loaded by ``datasets``; and repository info by id."""
+"""Corpora from the Hugging Face Hub, loaded by ``datasets``."""
 
 import hashlib
 import re
@@ -19,7 +19,8 @@ from lumenspark.data.documents import (
 from lumenspark.data.rows import guarded
 from lumenspark.data.split_names import SPLITS, split_by_name
 from lumenspark.data.wikitext import articles, lines_from_rows
-from lumenspark.errors import UserError, first_line, quoted, reading
+from lumenspark.errors import UserError, first_line, reading
+from lumenspark.hub import offline_message, repo_info
 
 WIKITEXT = "Salesforce/wikitext"
 WIKITEXT_2 = "wikitext-2-raw-v1"
@@ -138,7 +139,7 @@ class HubDataset(Corpus):
             )
             return {str(name): rows for name, rows in found.items()}
         except ConnectionError:
-            raise UserError(_offline("dataset", str(self.hub_id), self.config)) from None
+            raise UserError(offline_message("dataset", str(self.hub_id), self.config)) from None
         # Missing dataset, file or config, a script dataset, a full disk, or a parser error.
         except Exception as error:
             reason = ": ".join(map(first_line, filter(None, (error, error.__cause__))))
@@ -206,50 +207,6 @@ def _resolve(hub_id: str, revision: str | None) -> tuple[str, Any | None]:
             "give the revision as a full commit id"
         )
     return str(info.sha), info
-
-
-def repo_info(
-    kind: str, hub_id: str, revision: str | None = None, config: str | None = None
-) -> Any | None:
-    """Repository info of a ``dataset`` or ``model``; None in offline mode, for use of the cache.
-
-    Raises:
-        UserError: no network, or no such repository.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        OfflineModeIsEnabled,
-    )
-
-    try:
-        return HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=20)
-    except OfflineModeIsEnabled:
-        return None
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise UserError(
-            f"there is no file or folder {hub_id}, and no such {kind} on the hub "
-            f"({first_line(error)})"
-        ) from None
-    except (HTTPError, OSError):
-        raise UserError(_offline(kind, hub_id, config)) from None
-    except Exception as error:
-        raise UserError(
-            f"the hub's info on the {kind} {quoted(hub_id)} cannot be read "
-            f"({first_line(error)}): try again"
-        ) from error
-
-
-def _offline(kind: str, hub_id: str, config: str | None) -> str:
-    part = f" --include '{config}/*'" if config else ""
-    return (
-        f"there is no file or folder {hub_id}, and the hub cannot be reached to look for a {kind} "
-        f"of that name: download it on a machine with network (hf download {hub_id} "
-        f"--repo-type {kind}{part} --local-dir FOLDER) and give the folder, or set "
-        "HF_HUB_OFFLINE=1 to use a copy in the hub cache"
-    )
 
 
 def _texts(card: object, field: str) -> list[str]:
