@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from lumenspark.errors import LONGEST_QUOTE, LONGEST_REASON, UserError, quoted, reading
+from lumenspark.errors import (
+    LONGEST_QUOTE,
+    LONGEST_REASON,
+    UserError,
+    did_you_mean,
+    quoted,
+    reading,
+)
 
 
 @pytest.mark.parametrize("error", [RecursionError(), KeyError("k"), ValueError("x\nsecond line")])
@@ -63,3 +70,8 @@ def test_both_ends_of_a_long_quote_are_shown() -> None:
 def test_names_cannot_act_on_a_terminal() -> None:
     name = "a\nb\x1b[31m\u202e\ud800é"
     assert str(UserError(f"no {name}")) == r"no a\nb\x1b[31m\u202e\ud800é"
+
+
+def test_did_you_mean_appends_the_closest_name() -> None:
+    assert did_you_mean("trian", ["train", "resume"]) == " (did you mean train?)"
+    assert did_you_mean("zzz", ["train", "resume"]) == ""

@@ -177,6 +177,12 @@ def test_how_to_read_a_text_needs_a_text(
     assert f"--corpus.{option} needs --data" in capsys.readouterr().err
 
 
+def test_headings_are_for_training(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(run), "--data", "python-docs", "--corpus.headings", "keep"]
+    assert lumenspark(arguments) == 2
+    assert "--corpus.headings is for training" in capsys.readouterr().err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

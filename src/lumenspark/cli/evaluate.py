@@ -69,12 +69,12 @@ def main(arguments: list[str]) -> None:
             stride=options.stride,
             progress=progress,
         )
-    try:  # printed where they cannot be kept, and kept where they cannot be printed
+    try:  # results are printed if storing fails, and stored if printing fails
         if run is not None:
             folder, checkpoint = run.path, options.load.checkpoint
         elif Path(options.model).is_dir():
             folder, checkpoint = Path(options.model), options.model
-        else:  # a model on the hub
+        else:  # a hub model
             folder = runs_folder() / "evaluations" / options.model.replace("/", "--")
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint = options.model

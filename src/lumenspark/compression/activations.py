@@ -36,8 +36,8 @@ def layer_activations(
     float64 numbers of memory per layer and leaves the model unchanged. Layers that the forward
     pass does not use are missing from the result.
     """
-    sums = {name: _Sums(shape_of(layer)[0]) for name, layer in layers.items()}
-    outputs: list[tuple[_Sums, Tensor]] = []  # of the current batch
+    sums = {name: _ActivationSums(shape_of(layer)[0]) for name, layer in layers.items()}
+    outputs: list[tuple[_ActivationSums, Tensor]] = []  # of the current batch
 
     def hook(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         sums[name].add_inputs(inputs[0].detach())
@@ -63,7 +63,7 @@ def layer_activations(
     return {name: each.means() for name, each in sums.items() if each.tokens}
 
 
-class _Sums:
+class _ActivationSums:
     """Running sums over all tokens, for one layer."""
 
     def __init__(self, features: int) -> None:

@@ -161,7 +161,7 @@ def cut(chunks: Iterable[str], size: int = PIECE) -> Iterator[Piece]:
 
     Cuts are before whitespace: pre-tokenizers of the GPT-2 kind never join a character with the
     whitespace after it, and NFKC never combines across it, so token ids are those of the whole
-    document. Without whitespace in ``size`` characters the cut is after the last character.
+    document. Without whitespace in ``size`` characters the cut is after them.
     """
     rest, starts = "", True
     for chunk in chunks:

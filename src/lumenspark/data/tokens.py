@@ -269,7 +269,7 @@ def _encode(
     dtype: np.dtype[Any],
     say: Callable[[str], None],
 ) -> dict[str, int]:
-    """Encode the documents into two files beginning with ``path``; returns what was counted."""
+    """Encode the documents into ids and offsets files next to ``path``. Returns their counts."""
     begin, end = (np.array(ids, dtype).tobytes() for ids in frame)
     tokens = documents = byte_count = 0
     with (

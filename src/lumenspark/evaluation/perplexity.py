@@ -52,7 +52,7 @@ Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class _TokenisedText:
+class _TokenizedText:
     """A tokenized split with its windows. Counts are None if decoding loses text."""
 
     ids: Ids  # (tokens,)
@@ -207,7 +207,7 @@ def _word_perplexity(nats: float, words: int | None) -> float | None:
     return math.exp(nats / words)
 
 
-def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int) -> _TokenisedText:
+def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int) -> _TokenizedText:
     """The raw text as one stream after BOS, or EOS without one.
 
     With neither, the first token is not predicted: the bytes it covers and the words that start in
@@ -224,7 +224,7 @@ def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int)
         parts.append(_ids(part))
     roundtrip.check()
     ids = np.concatenate(parts)
-    return _TokenisedText(
+    return _TokenizedText(
         ids=ids,
         windows=strided_windows(len(ids), context, stride),
         raw_bytes=roundtrip.raw.bytes,
@@ -235,7 +235,7 @@ def _as_stream(tokenizer: Any, chunks: Iterable[str], context: int, stride: int)
     )
 
 
-def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
+def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenizedText:
     """Framed documents (:func:`.document_frame`) in windows that never cross documents."""
     before, after = document_frame(tokenizer)
     parts, offsets, length = [_ids([])], [0], 0
@@ -248,7 +248,7 @@ def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Tok
         if piece.ends:
             offsets.append(length)
     roundtrip.check()
-    return _TokenisedText(
+    return _TokenizedText(
         ids=np.concatenate(parts),
         windows=document_windows(np.array(offsets, np.int64), context, CARD_OVERLAP),
         raw_bytes=roundtrip.raw.bytes,
@@ -259,7 +259,7 @@ def _as_documents(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Tok
     )
 
 
-def _as_lm_eval(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenisedText:
+def _as_lm_eval(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _TokenizedText:
     """Windows, words and bytes as in lm_eval's ``loglikelihood_rolling``.
 
     Each document is encoded whole after BOS, with special tokens in and around it. Windows predict
@@ -286,7 +286,7 @@ def _as_lm_eval(tokenizer: Any, pieces: Iterable[Piece], context: int) -> _Token
         documents += 1
         roundtrip.add(Piece(text), _encode(tokenizer, text))
     roundtrip.check()
-    return _TokenisedText(
+    return _TokenizedText(
         ids=np.concatenate(parts),
         windows=np.concatenate(windows),
         raw_bytes=roundtrip.raw.bytes,

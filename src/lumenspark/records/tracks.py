@@ -91,7 +91,7 @@ TRACKS = {
         title="Lowest test loss within 60 minutes",
         about=(
             "The lowest test loss on WikiText-2, by the card's protocol, of a command that has "
-            "ended within 60 minutes, with everything in it: teachers, caches made anew, both "
+            "ended within 60 minutes, with everything in it: teachers, rebuilt caches, both "
             "evaluations. It holds where the command ends in time and the mean loss is at most "
             "the recorded one plus two standard deviations, or plus 0.01 where that is more or "
             "only one seed is recorded."

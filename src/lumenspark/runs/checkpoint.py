@@ -296,7 +296,7 @@ def _put_in_place(staged: Path, final: Path) -> None:
     if os.path.lexists(final):
         final.rename(replaced)
     staged.rename(final)
-    final.chmod(0o755)  # a temporary folder is for its owner alone
+    final.chmod(0o755)  # temporary folders have mode 0700
     flush_folder(final.parent)
     if replaced.name.startswith(".replaced-") and os.path.lexists(replaced):
         delete(replaced)

@@ -97,8 +97,8 @@ def sweep(
         explaining_disk_errors("the same command"),
     ):
         write_json(folder / "sweep.json", settings)
-        running = _Running(base, search, seeds_used, tokens.digest, folder, reporter)
-        return best_first(running.run())
+        sweep_run = _SweepRun(base, search, seeds_used, tokens.digest, folder, reporter)
+        return best_first(sweep_run.run())
 
 
 def _check_models(base: Recipe, space: Space, tokens: PreparedTokens) -> None:
@@ -136,7 +136,7 @@ def _folder_of(settings: Mapping[str, Any]) -> Path:
 
 
 @dataclass
-class _Running:
+class _SweepRun:
     """State of a running sweep."""
 
     base: Recipe
