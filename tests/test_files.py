@@ -58,14 +58,14 @@ def test_what_is_there_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with (
-        pytest.raises(UserError, match="cannot be made: "),
+        pytest.raises(UserError, match="cannot be created: "),
         new_folder(tmp_path / "file" / "new"),
     ):
         pass
 
 
 def test_a_folder_that_cannot_be_filled(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="new cannot be filled"), new_folder(tmp_path / "new") as _:
+    with pytest.raises(UserError, match="new cannot be written"), new_folder(tmp_path / "new") as _:
         (tmp_path / "new").write_text("somebody was faster")
 
 

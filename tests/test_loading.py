@@ -149,7 +149,7 @@ def test_a_missing_tensor_is_named(family: str, tokenizer: Any, tmp_path: Path) 
         del tensors[names[0]]
 
     with_weights(folder, forget)
-    assert f"lack {names[0]}: take weights" in refusal(folder)
+    assert f"lack {names[0]}: download weights" in refusal(folder)
 
 
 def test_what_a_file_holds_too_much_of_is_named(tokenizer: Any, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_wrong_shape_is_named(tokenizer: Any, tmp_path: Path) -> None:
     with_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(31)}))
     message = refusal(folder)
     assert "model.norm.weight" in message
-    assert "has the shape (31,), and by its config.json it should be (32,)" in message
+    assert "has the shape (31,), and config.json requires (32,)" in message
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -190,7 +190,7 @@ def test_an_adapter_is_called_one(tokenizer: Any, tmp_path: Path) -> None:
     adapter = '{"base_model_name_or_path": "org/base", "peft_type": "LORA"}'
     (tmp_path / "adapter_config.json").write_text(adapter)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    assert "holds an adapter of 'org/base', made by peft" in refusal(tmp_path)
+    assert "holds a peft adapter of 'org/base'" in refusal(tmp_path)
     saved(made("llama"), tokenizer, tmp_path)
     assert "merge_and_unload" in refusal(tmp_path)
 
@@ -315,7 +315,7 @@ def test_more_than_the_memory_holds(
     folder = saved(made("llama"), tokenizer, tmp_path)
     monkeypatch.setattr("lumenspark.memory._physical", lambda: 50_000.0)
     message = refusal(folder)
-    assert "of memory at least, this machine has 50 kB" in message
+    assert "of memory at least, and this machine has 50 kB" in message
 
 
 def test_memory_that_is_refused_becomes_a_sentence(
@@ -327,7 +327,7 @@ def test_memory_that_is_refused_becomes_a_sentence(
         return torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
 
     monkeypatch.setattr(PreTrainedModel, "to", full)
-    assert "does not fit into the memory that is free on cpu" in refusal(folder)
+    assert "does not fit into the free memory of cpu" in refusal(folder)
 
 
 def test_the_original_stays_as_it_is(tokenizer: Any, tmp_path: Path) -> None:

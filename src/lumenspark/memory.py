@@ -32,8 +32,8 @@ def check_memory(needed: float, what: str, device: str, fix: str) -> None:
     if needed > available:
         place = "this machine" if device == "cpu" else f"the device {device}"
         raise UserError(
-            f"{what} needs about {size(needed)} of memory at least, {place} has {size(available)}: "
-            f"{fix}"
+            f"{what} needs about {size(needed)} of memory at least, and {place} has "
+            f"{size(available)}: {fix}"
         )
 
 

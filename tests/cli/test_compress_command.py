@@ -231,7 +231,7 @@ def test_nothing_is_ever_overwritten(
         printed = refused("compress", gpt2, tmp_path / name, "--rank", "4")
         assert f"{name} exists already: give a new or empty folder" in printed
     assert "exists already" in refused("compress", gpt2, gpt2, "--rank", "4")
-    assert "cannot be made" in refused("compress", gpt2, tmp_path / "file" / "in", "--rank", "4")
+    assert "cannot be created" in refused("compress", gpt2, tmp_path / "file" / "in", "--rank", "4")
 
 
 def test_a_full_disk_leaves_nothing_behind(gpt2: Path, tmp_path: Path) -> None:
