@@ -115,10 +115,10 @@ def test_names_that_cannot_be(hub: ModelHub, trained: Path) -> None:
     for name, revision, reason in (
         (HUB_ID, "v2", "no such model on the hub"),
         (f"{HUB_ID}@v1", "main", "and the revision 'main' differ: give one of them"),
-        (f"{HUB_ID}@", None, "written org/model@revision"),
-        ("@v1", None, "written org/model@revision"),
-        (str(trained), "v1", "a revision is one of the hub's"),
-        (f"{trained.name}@v1", None, "a revision is one of the hub's"),
+        (f"{HUB_ID}@", None, "write a hub model as org/model@revision"),
+        ("@v1", None, "write a hub model as org/model@revision"),
+        (str(trained), "v1", "which has no revisions"),
+        (f"{trained.name}@v1", None, "which has no revisions"),
         ("someone/nothing", None, "no such model on the hub"),
     ):
         with pytest.raises(UserError, match=reason):

@@ -138,10 +138,7 @@ def _check_id(hub_id: str) -> None:
     except HFValidationError:  # longer than 96 characters, "..", "--", a dot at the end
         is_id = False
     if not is_id:
-        raise UserError(
-            f"there is no file or folder {quoted(hub_id)}, and a model on the hub has a name like "
-            "org/model"
-        )
+        raise UserError(f"{quoted(hub_id)} is no file or folder, nor a hub id such as org/model")
 
 
 def _cached(hub_id: str, revision: str | None, weights: bool) -> Snapshot | None:

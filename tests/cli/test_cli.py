@@ -100,7 +100,7 @@ def test_a_long_name_is_quoted_in_part(
 
 @pytest.mark.parametrize("name", ["a/" + "b" * 120, "a--b/c", "a/b..c", "a/b.", "-a", "a/b-"])
 def test_what_is_no_id_of_the_hub(name: str, refused: Callable[..., str]) -> None:
-    assert "has a name like org/model" in refused("generate", "--seed", "1", "--", name, "hi")
+    assert "a hub id such as org/model" in refused("generate", "--seed", "1", "--", name, "hi")
 
 
 def test_a_users_error_is_one_sentence_and_debug_shows_the_traceback(tmp_path: Path) -> None:

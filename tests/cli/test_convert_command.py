@@ -179,10 +179,10 @@ def test_an_empty_folder_may_be_there(convert: Callable[..., str], old: Path, ne
 def test_a_folder_that_is_not_empty(refused: Callable[..., str], old: Path, new: Path) -> None:
     new.mkdir(parents=True)
     (new / "notes.txt").write_text("keep me")
-    assert "name a folder that is new or empty" in refused(old, new)
+    assert "give a new or empty folder" in refused(old, new)
     assert [path.name for path in new.iterdir()] == ["notes.txt"]
-    assert "name a folder that is new or empty" in refused(old, new / "notes.txt")
-    assert "name a folder that is new or empty" in refused(old, old)
+    assert "give a new or empty folder" in refused(old, new / "notes.txt")
+    assert "give a new or empty folder" in refused(old, old)
 
 
 def test_what_is_already_in_todays_layout(
@@ -200,7 +200,7 @@ def test_what_is_no_checkpoint_of_it(
     assert "has neither a model (config.json) nor a run" in refused(tmp_path, new)
     printed = refused(trained, new)
     assert "is not a checkpoint of lumenspark 0.1" in printed
-    assert "has no seq_length, embed_dim, depth, heads, rank" in printed
+    assert "lacks seq_length, embed_dim, depth, heads, rank" in printed
     (old / "config.json").write_text("{")
     assert "config.json cannot be read (Expecting property name" in refused(old, new)
     assert not new.exists()
@@ -244,7 +244,7 @@ def test_tokenizers_that_do_not_fit(
     refused: Callable[..., str], old: Path, new: Path, tmp_path: Path
 ) -> None:
     assert "has no tokenizer: give a folder" in refused(old, new, "--tokenizer", old)
-    assert "there is no file or folder" in refused(old, new, "--tokenizer", tmp_path / "none")
+    assert "is no file or folder, nor a hub id" in refused(old, new, "--tokenizer", tmp_path / "none")
     to_transformers(train_tokenizer([TEXT], 301), 24).save_pretrained(tmp_path / "large")
     printed = refused(old, new, "--tokenizer", tmp_path / "large")
     assert "has 301 tokens, the model 300" in printed

@@ -121,7 +121,7 @@ def test_without_network_the_offline_way_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"hub cannot be reached .* a model .*hf download"):
         load_tokenizer("org/no-such-tokenizer")
-    with pytest.raises(UserError, match="no file or folder 'no such name', and a model"):
+    with pytest.raises(UserError, match="'no such name' is no file or folder, nor a hub id"):
         load_tokenizer("no such name")
 
 

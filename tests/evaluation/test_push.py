@@ -164,7 +164,7 @@ def test_offline(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("repo_id", ["a/b/c", "someone/ti ny", "someone/--", ""])
 def test_a_malformed_id(run: Path, repo_id: str) -> None:
-    with pytest.raises(UserError, match="is no repository on the hub"):
+    with pytest.raises(UserError, match="is not a valid repository id"):
         push(run, repo_id, token=TOKEN)
 
 
