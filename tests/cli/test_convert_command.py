@@ -244,7 +244,9 @@ def test_tokenizers_that_do_not_fit(
     refused: Callable[..., str], old: Path, new: Path, tmp_path: Path
 ) -> None:
     assert "has no tokenizer: give a folder" in refused(old, new, "--tokenizer", old)
-    assert "is no file or folder, nor a hub id" in refused(old, new, "--tokenizer", tmp_path / "none")
+    assert "is no file or folder, nor a hub id" in refused(
+        old, new, "--tokenizer", tmp_path / "none"
+    )
     to_transformers(train_tokenizer([TEXT], 301), 24).save_pretrained(tmp_path / "large")
     printed = refused(old, new, "--tokenizer", tmp_path / "large")
     assert "has 301 tokens, the model 300" in printed
