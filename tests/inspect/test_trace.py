@@ -14,6 +14,7 @@ from inspectable import (
     slot_kinds,
 )
 from plain_parts import affine, plain_loss, plain_parts
+from small_models import new_model, small_config
 from torch import Tensor
 
 from lumenspark.errors import UserError
@@ -218,6 +219,19 @@ def test_patterns_are_the_attentions_that_the_model_gives_itself(
         own, expected = (tensor.transpose(1, 2)[real] for tensor in (pattern, weights))
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(own.sum(-1), torch.ones_like(own.sum(-1)))
+
+
+def test_a_window_longer_than_the_context_is_traced_as_the_model_computes(
+    padded: dict[str, Tensor],
+) -> None:
+    """The model cuts such a window to the context, which no text can leave."""
+    model = new_model(small_config("lumenspark", window=40)).eval()
+    ids, mask = padded["input_ids"], padded["attention_mask"]
+    traced = trace(model, ids, [PATTERNS], attention_mask=mask)
+    attentions = model(ids, attention_mask=mask, output_attentions=True).attentions
+    for layer, weights in enumerate(attentions):
+        pattern = traced[f"blocks.{layer}.attention.pattern"].transpose(1, 2)
+        torch.testing.assert_close(pattern[mask.bool()], weights.transpose(1, 2)[mask.bool()])
 
 
 @every_kind
