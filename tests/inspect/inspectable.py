@@ -1,4 +1,4 @@
-"""A small model of each kind that can be looked into: two blocks, 300 tokens, a context of 16."""
+"""A small model of each kind that can be inspected: two blocks, 300 tokens, a context of 16."""
 
 from copy import deepcopy
 from typing import Any
@@ -80,7 +80,7 @@ def llama_config() -> LlamaConfig:
     )
 
 
-def attention_exit(model: Any, layer: int) -> nn.Module:
+def attention_output(model: Any, layer: int) -> nn.Module:
     """The linear layer from the heads' mixed values to the residual stream."""
     if hasattr(model, "transformer"):
         return model.transformer.h[layer].attn.c_proj
@@ -91,7 +91,7 @@ def attention_exit(model: Any, layer: int) -> nn.Module:
 def without_head(model: Any, layer: int, head: int) -> Any:
     """A copy in which nothing leads from a head's mixed values to the residual stream."""
     copy = deepcopy(model)
-    exit_ = attention_exit(copy, layer)
+    exit_ = attention_output(copy, layer)
     size = model.config.head_dim if hasattr(model.config, "head_dim") else 8
     own = slice(size * head, size * (head + 1))
     with torch.no_grad():

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from inspectable import assert_near, attention_exit, blocks_of, every_kind
+from inspectable import assert_near, attention_output, blocks_of, every_kind
 from torch import Tensor
 
 import lumenspark
@@ -79,7 +79,7 @@ def test_heads_are_patched_as_by_hooks_on_the_way_out(
     assert found.columns == ["0", "1", "2", "3"]
     size = getattr(model.config, "head_dim", 8)
     for layer in range(2):
-        exit_ = attention_exit(model, layer)
+        exit_ = attention_output(model, layer)
         kept: list[Tensor] = []
         hook = exit_.register_forward_pre_hook(
             lambda module, args, kept=kept: kept.append(args[0].clone())

@@ -105,12 +105,12 @@ def test_biases_are_a_part_of_their_own(ids: Tensor) -> None:
 
 
 def test_targets_that_do_not_fit_are_an_error(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match=r"targets of the shape \(3,\) do not fit"):
+    with pytest.raises(UserError, match=r"targets of shape \(3,\) do not fit"):
         attribution(model, ids, targets=torch.zeros(3, dtype=torch.long))
 
 
 def test_top_has_an_end(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match="top is 301: take from 1 to 300"):
+    with pytest.raises(UserError, match="top is 301: choose from 1 to 300"):
         logit_lens(model, ids, top=301)
 
 

@@ -111,7 +111,7 @@ def test_another_family_is_an_error() -> None:
         max_position_embeddings=16,
     )
     model = GPTNeoXForCausalLM(config)
-    expected = "a GPTNeoXForCausalLM cannot be looked into.*lumiere, lumenspark, gpt2, llama"
+    expected = "a GPTNeoXForCausalLM cannot be inspected.*lumiere, lumenspark, gpt2, llama"
     with pytest.raises(UserError, match=expected):
         inspect_names(model)
     with pytest.raises(UserError, match=expected):
@@ -121,14 +121,14 @@ def test_another_family_is_an_error() -> None:
 
 
 def test_a_module_that_is_no_model_is_an_error() -> None:
-    with pytest.raises(UserError, match="a Linear cannot be looked into"):
+    with pytest.raises(UserError, match="a Linear cannot be inspected"):
         inspect_names(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("kind", ["lumiere", "content", "gpt2"])
 def test_a_backbone_without_its_output_layer_is_an_error(model: Any) -> None:
     backbone = model.base_model
-    with pytest.raises(UserError, match=f"a {type(backbone).__name__} cannot be looked into"):
+    with pytest.raises(UserError, match=f"a {type(backbone).__name__} cannot be inspected"):
         inspect_names(backbone)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lumenspark.errors import UserError
 from lumenspark.inspect import add, inspect_names, mean, patch, replace, trace, zero
-from lumenspark.inspect.attention_hooks import AttentionTaps
+from lumenspark.inspect.attention_hooks import AttentionHooks
 from lumenspark.models import LumiereForCausalLM
 
 Place = tuple[int | slice, ...]
@@ -358,11 +358,11 @@ def test_nothing_stays_where_hooks_could_not_all_be_set(
 ) -> None:
     before = model(ids).logits
 
-    def interrupted(self: AttentionTaps) -> None:
+    def interrupted(self: AttentionHooks) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(AttentionTaps, "install", interrupted)
+        broken.setattr(AttentionHooks, "install", interrupted)
         with pytest.raises(KeyboardInterrupt), patch(model, {"embed": zero}):
             pass
     assert hook_count(model) == 0

@@ -201,7 +201,7 @@ def test_low_rank_patterns_and_slots_with_a_filled_cache_are_an_error(
     """Which does not keep single tokens; the rest can be patched, and goes on afterwards."""
     plain = greedy(model, PROMPT)
     with (
-        pytest.raises(UserError, match=r"holds its beginning only as sums: use use_cache=False"),
+        pytest.raises(UserError, match=r"holds earlier tokens only as sums: pass use_cache=False"),
         patch(model, {f"blocks.1.attention.{part}": zero}),
     ):
         greedy(model, PROMPT)

@@ -91,7 +91,7 @@ def _heads_page(options: Arguments) -> str:
 def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
     """A model, its tokenizer, and what to call it."""
     from lumenspark.device import choose_device
-    from lumenspark.inspect.architectures import anatomy_of
+    from lumenspark.inspect.architectures import architecture_of
     from lumenspark.loading import load
 
     model, tokenizer = load(
@@ -102,7 +102,7 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
         options.revision if name == options.model else None,
         options.full_check,
     )
-    anatomy_of(model)  # raises for an architecture that cannot be looked into
+    architecture_of(model)  # raises for an architecture that cannot be inspected
     run = _run_of(name)
     if run is None:
         return model, tokenizer, Path(name).name if Path(name).is_dir() else name

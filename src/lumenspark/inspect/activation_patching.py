@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import anatomy_of, inspect_names
-from lumenspark.inspect.hook_context import tapped
-from lumenspark.inspect.hooks import Function
+from lumenspark.inspect.architectures import architecture_of, inspect_names
+from lumenspark.inspect.hooks import tensor_hooks
 from lumenspark.inspect.inputs import Text
+from lumenspark.inspect.model_hooks import HookFunction
 from lumenspark.inspect.selection import matching
 from lumenspark.inspect.trace import Trace, in_evaluation, trace
 
@@ -31,11 +31,6 @@ class PatchingEffects:
     effects: Tensor = field(repr=False)
     clean: float
     corrupted: float
-
-    def _repr_html_(self) -> str:
-        from lumenspark.inspect.notebook import effects_html
-
-        return effects_html(self)
 
 
 @in_evaluation
@@ -60,7 +55,7 @@ def activation_patching(
     model answers both texts alike.
     """
     names = matching([f"blocks.*.{tensor}"], inspect_names(model))
-    if len(names) != anatomy_of(model).sizes.layers:
+    if len(names) != architecture_of(model).sizes.layers:
         raise UserError(f"{tensor} stands for {len(names)} tensors: name one that each block has")
     kept = trace(model, clean, names, tokenizer=tokenizer)
     plain = trace(model, corrupted, tokenizer=tokenizer)
@@ -105,13 +100,13 @@ def _patched(model: Any, name: str, clean: Tensor, ids: Tensor, pair: list[int])
     columns = torch.arange(clean.shape[1], device=clean.device)
     differences = []
     for few in columns.split(ROWS_AT_ONCE):
-        with tapped(model, {name: _take_column(clean[0], few)}):
+        with tensor_hooks(model, {name: _take_column(clean[0], few)}):
             logits = model(input_ids=ids.expand(len(few), -1), logits_to_keep=1).logits
         differences.append(_difference(logits, pair))
     return torch.cat(differences)
 
 
-def _take_column(clean: Tensor, columns: Tensor) -> Function:
+def _take_column(clean: Tensor, columns: Tensor) -> HookFunction:
     """Row i of the batch gets column ``columns[i]`` from the clean pass."""
 
     def change(tensor: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
 from lumenspark.inspect.inputs import Text
 from lumenspark.inspect.patch import Edit, patch, zero
 from lumenspark.inspect.trace import Trace, in_evaluation, trace
@@ -46,11 +46,6 @@ class HeadScores:
         scores = self.scores[name]
         layer, head = divmod(int(scores.argmax()), scores.shape[1])
         return layer, head
-
-    def _repr_html_(self) -> str:
-        from lumenspark.inspect.notebook import scores_html
-
-        return scores_html(self)
 
 
 @in_evaluation
@@ -149,7 +144,7 @@ def ablate_heads(
     ``edit`` is what is done to what the head adds to the residual stream: ``zero``, ``mean``.
     ``positions`` picks the tokens whose loss counts. Negative where the model is better without it.
     """
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
 
     def loss() -> float:
         found = trace(model, text, tokenizer=tokenizer, attention_mask=attention_mask)

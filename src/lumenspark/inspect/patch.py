@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lumenspark.errors import UserError
 from lumenspark.inspect.architectures import inspect_names
-from lumenspark.inspect.hook_context import tapped
-from lumenspark.inspect.hooks import Function
+from lumenspark.inspect.hooks import tensor_hooks
+from lumenspark.inspect.model_hooks import HookFunction
 from lumenspark.inspect.selection import Index, matching, split_index
 
 Edit = Callable[[Tensor], Tensor]
@@ -32,14 +32,14 @@ def patch(model: Any, edits: Mapping[str, Edit]) -> Iterator[None]:
     Raises UserError for names that are not there and, in the forward pass, for an index or a
     result that does not fit.
     """
-    functions: dict[str, Function] = {}
+    functions: dict[str, HookFunction] = {}
     names = inspect_names(model)
     for written, edit in edits.items():
         pattern, index = split_index(written)
         for name in matching([pattern], names):
             change = _change(name, index, edit)
             functions[name] = _both(functions[name], change) if name in functions else change
-    with tapped(model, functions):
+    with tensor_hooks(model, functions):
         yield
 
 
@@ -78,7 +78,7 @@ def add(vector: Tensor | float) -> Edit:
     return plus
 
 
-def _change(name: str, index: Index, edit: Edit) -> Function:
+def _change(name: str, index: Index, edit: Edit) -> HookFunction:
     """The edit of the part that ``index`` picks, as a function of the whole tensor."""
     if edit is mean and name.endswith(".pattern"):
         raise UserError(f"the mean of {name} over tokens would look ahead: use another edit")
@@ -109,7 +109,7 @@ def _change(name: str, index: Index, edit: Edit) -> Function:
     return change
 
 
-def _both(first: Function, second: Function) -> Function:
+def _both(first: HookFunction, second: HookFunction) -> HookFunction:
     def change(tensor: Tensor, mask: Tensor | None) -> Tensor | None:
         changed = first(tensor, mask)
         return second(tensor if changed is None else changed, mask)

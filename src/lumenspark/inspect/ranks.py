@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
 from lumenspark.inspect.inputs import Text
 from lumenspark.inspect.trace import trace
 from lumenspark.models.module_ranks import is_linear, weight_of
@@ -31,7 +31,7 @@ def slot_contents(
     Slots hold the blocks of ``window`` tokens before the last two; a short text leaves them empty.
     Raises UserError for a model without slots, and for more than one text.
     """
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
     if not sizes.slots:
         raise UserError("this model has no slots: its attention is dense, or its window alone")
     found = trace(model, text, ["blocks.*.attention.slots.write"], tokenizer=tokenizer)

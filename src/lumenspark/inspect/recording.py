@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
 from lumenspark.inspect.heads import losses_of_both, repeated_tokens, score_patterns
 from lumenspark.inspect.pages.content import Curve
 from lumenspark.inspect.trace import in_evaluation, token_losses, trace
@@ -81,11 +81,11 @@ def look_at_heads(model: Any, ids: Tensor, begin: int, length: int) -> dict[str,
 @in_evaluation
 def look_at_stream(model: Any, ids: Tensor) -> dict[str, float]:
     """The logit lens's loss and the size of the residual stream, from embedding to the end."""
-    anatomy = anatomy_of(model)
+    architecture = architecture_of(model)
     found = trace(model, ids, ["embed", "blocks.*.residual"])
     figures = {}
     for name, stream in found.tensors.items():
-        logits = anatomy.head(anatomy.final_norm(stream))
+        logits = architecture.head(architecture.final_norm(stream))
         figures[f"lens loss/{name}"] = float(token_losses(logits, found.ids, None).nanmean())
         figures[f"residual norm/{name}"] = float(stream.float().square().mean().sqrt())
     return figures
@@ -106,7 +106,7 @@ def recorded_series(lines: Iterable[dict[str, Any]]) -> dict[str, dict[str, Curv
 
 def _parts(model: Any) -> dict[str, list[Tensor]]:
     """The model's parameters: those of the embeddings, of each block, and the rest."""
-    blocks = [list(block.block.parameters()) for block in anatomy_of(model).blocks]
+    blocks = [list(block.block.parameters()) for block in architecture_of(model).blocks]
     embeddings = list(model.get_input_embeddings().parameters())
     parts = {"embed": embeddings} | {f"blocks.{i}": block for i, block in enumerate(blocks)}
     named = {id(parameter) for part in parts.values() for parameter in part}

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from lumenspark.errors import UserError
 from lumenspark.inspect.architectures import inspect_names
-from lumenspark.inspect.hook_context import tapped
-from lumenspark.inspect.hooks import Function
+from lumenspark.inspect.hooks import tensor_hooks
 from lumenspark.inspect.inputs import Inputs, Text, read_inputs, text_pieces
+from lumenspark.inspect.model_hooks import HookFunction
 from lumenspark.inspect.selection import matching
 
 if TYPE_CHECKING:
@@ -77,11 +77,6 @@ class Trace:
 
         return plot_attention(self, layer, head, row)
 
-    def _repr_html_(self) -> str:
-        from lumenspark.inspect.notebook import trace_html
-
-        return trace_html(self)
-
 
 def trace(
     model: Any,
@@ -118,7 +113,7 @@ def trace(
     kept: dict[str, Tensor] = {}
     probes: dict[str, Tensor] | None = {} if gradients else None
     functions = {name: _keep(name, kept) for name in wanted}
-    with torch.set_grad_enabled(gradients), tapped(model, functions, probes):
+    with torch.set_grad_enabled(gradients), tensor_hooks(model, functions, probes):
         logits = model(**inputs.arguments()).logits
     return Trace(
         model=model,
@@ -165,7 +160,7 @@ def token_losses(logits: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
     return losses.masked_fill(~(mask & before), torch.nan)
 
 
-def _keep(name: str, kept: dict[str, Tensor]) -> Function:
+def _keep(name: str, kept: dict[str, Tensor]) -> HookFunction:
     def look(tensor: Tensor, mask: Tensor | None) -> None:
         kept[name] = tensor.detach()
 

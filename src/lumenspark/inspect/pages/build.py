@@ -8,11 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
+from lumenspark.inspect.attribution import attribution
 from lumenspark.inspect.heads import entropy, head_scores
-from lumenspark.inspect.hook_context import tapped
+from lumenspark.inspect.hooks import tensor_hooks
 from lumenspark.inspect.inputs import Text, token_pieces
-from lumenspark.inspect.logit_lens import LogitLens, attribution, logit_lens
+from lumenspark.inspect.logit_lens import LogitLens, logit_lens
 from lumenspark.inspect.pages.content import (
     Curve,
     Guess,
@@ -41,7 +42,7 @@ def text_content(
 
     Raises UserError for more than one text, and for a head that is not there.
     """
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
     for layer, head in whole:
         if not (0 <= layer < sizes.layers and 0 <= head < sizes.heads):
             raise UserError(
@@ -103,8 +104,8 @@ def _maps(
         maps.append([head_map(each, (layer, head) in whole) for head, each in heads])
         entropies.append(entropy(pattern).mean((0, 2)).cpu().numpy())
 
-    layers = range(anatomy_of(model).sizes.layers)
-    with tapped(model, {f"blocks.{layer}.attention.pattern": pack for layer in layers}):
+    layers = range(architecture_of(model).sizes.layers)
+    with tensor_hooks(model, {f"blocks.{layer}.attention.pattern": pack for layer in layers}):
         trace(model, text, tokenizer=tokenizer)
     return maps, np.stack(entropies)
 
@@ -147,7 +148,7 @@ def _slots(model: Any, text: Text, tokenizer: Any) -> list[list[list[list[Share]
 
 
 def model_facts(model: Any) -> dict[str, str]:
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {
         "model": type(model).__name__,
