@@ -13,7 +13,7 @@ loading, helpers) is counted once, in the first row. Inputs (texts, ids of the a
 tokens), the training loop that is watched, switching gradients off, and a last `return name` are
 free for all. A line counts only if it ran: a task that raises shows the error's type. A page counts
 as one without network if it names no other host to load from. Where several tools give the same
-quantity, the largest difference between any two is printed; where they differ, somebody is wrong.
+quantity, the largest difference between any two is printed.
 Times are medians, in milliseconds on `--threads` threads, of whole tasks after a first run; a task
 that takes seconds runs fewer times.
 """
@@ -104,7 +104,7 @@ def prepare(options: Options, scratch: Path) -> Given:
     with torch.no_grad():
         clean, corrupted = model(torch.tensor(rows)).logits[:, -1]
     repeated, _, length = repeated_tokens(model)
-    answer, wrong = int((clean - corrupted).argmax()), int((clean - corrupted).argmin())
+    correct, incorrect = int((clean - corrupted).argmax()), int((clean - corrupted).argmin())
     return Given(
         folder=model_source(name),
         lowrank=save(lowrank_model(tokenizer), tokenizer, scratch / "lumenspark"),
@@ -115,9 +115,9 @@ def prepare(options: Options, scratch: Path) -> Given:
         scratch=str(scratch),
         text=options.text,
         corrupted=options.corrupted,
-        answer=answer,
-        wrong=wrong,
-        difference=float(clean[answer] - clean[wrong]),
+        correct=correct,
+        incorrect=incorrect,
+        difference=float(clean[correct] - clean[incorrect]),
         layer=model.config.num_hidden_layers // 2,
         head=1,
         heads=model.config.num_attention_heads,

@@ -42,8 +42,8 @@ class Given:
     scratch: str  # where pages go
     text: str
     corrupted: str
-    answer: int  # the token that the text makes likelier than the corrupted one
-    wrong: int  # and the other way round
+    correct: int  # the token that the text makes likelier than the corrupted one
+    incorrect: int  # and the other way round
     difference: float  # of the two in the model's logits after the text
     layer: int
     head: int
@@ -95,7 +95,7 @@ def lumenspark_tasks(given: Given) -> Tasks:
 
     def attribution() -> Tensor:
         return inspect.attribution(
-            model, given.text, targets=given.answer, against=given.wrong
+            model, given.text, targets=given.correct, against=given.incorrect
         ).values[:, 0, -1]
 
     def ablation() -> float:
@@ -110,12 +110,17 @@ def lumenspark_tasks(given: Given) -> Tasks:
 
     def patching() -> Tensor:
         return inspect.activation_patching(
-            model, given.text, given.corrupted, given.answer, given.wrong
+            model, given.text, given.corrupted, given.correct, given.incorrect
         ).effects
 
     def patching_heads() -> Tensor:
         return inspect.activation_patching(
-            model, given.text, given.corrupted, given.answer, given.wrong, tensor="attention.heads"
+            model,
+            given.text,
+            given.corrupted,
+            given.correct,
+            given.incorrect,
+            tensor="attention.heads",
         ).effects
 
     def gradients() -> Tensor:
@@ -169,7 +174,7 @@ def transformer_lens_tasks(given: Given) -> Tasks:
     bridge = TransformerBridge.boot_transformers(given.folder)
 
     def ahead(logits: Tensor) -> Tensor:
-        return logits[0, -1, given.answer] - logits[0, -1, given.wrong]
+        return logits[0, -1, given.correct] - logits[0, -1, given.incorrect]
 
     def pattern() -> Tensor:
         wanted = f"blocks.{given.layer}.attn.hook_pattern"
@@ -193,7 +198,7 @@ def transformer_lens_tasks(given: Given) -> Tasks:
         folded = TransformerBridge.boot_transformers(given.folder)
         folded.enable_compatibility_mode(disable_warnings=True)
         return direct_logit_attribution(
-            folded, given.text, given.answer, given.wrong, unit="head"
+            folded, given.text, given.correct, given.incorrect, unit="head"
         ).attribution[:, 0]
 
     def ablation() -> Tensor:
@@ -321,7 +326,7 @@ def nnsight_tasks(given: Given) -> Tasks:
         return block.self_attn.o_proj.input.unflatten(-1, (given.heads, -1))
 
     def ahead(logits: Tensor) -> Tensor:
-        return logits[0, -1, given.answer] - logits[0, -1, given.wrong]
+        return logits[0, -1, given.correct] - logits[0, -1, given.incorrect]
 
     def pattern() -> Tensor:
         with inside.trace(ids, output_attentions=True):
@@ -353,7 +358,9 @@ def nnsight_tasks(given: Given) -> Tasks:
                 parts.append(block.mlp.output[0, -1])
             stream = inside.model.norm.input[0, -1]
             shares = (torch.stack(parts) * inside.model.norm.output[0, -1] / stream).save()
-        return shares @ (model.lm_head.weight[given.answer] - model.lm_head.weight[given.wrong])
+        return shares @ (
+            model.lm_head.weight[given.correct] - model.lm_head.weight[given.incorrect]
+        )
 
     def ablation() -> Tensor:
         before = model(ids, labels=ids).loss

@@ -320,7 +320,7 @@ def test_a_single_token_is_not_predicted(model: LumiereForCausalLM) -> None:
 
 
 def test_a_glob_names_no_single_tensor(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match="stands for 2 tensors: give the whole name of one"):
+    with pytest.raises(UserError, match="matches 2 tensors: give the full name of one"):
         trace(model, ids, ["blocks.*.residual"])["blocks.*.residual"]
 
 
