@@ -115,7 +115,7 @@ def test_top_has_an_end(model: Any, ids: Tensor) -> None:
 
 
 def test_targets_are_entries_of_the_vocabulary(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match="token ids lie from 0 to 299"):
+    with pytest.raises(UserError, match="token ids of this model range from 0 to 299"):
         attribution(model, ids, targets=7000)
 
 

@@ -168,7 +168,7 @@ def test_series_are_what_the_metrics_hold() -> None:
 
 def test_a_context_too_short_to_repeat_anything_is_an_error_at_once() -> None:
     model = new_model(small_config("lumiere", max_position_embeddings=4))
-    with pytest.raises(UserError, match="tokens said twice"):
+    with pytest.raises(UserError, match="repeated tokens: choose"):
         Recorder(model, torch.tensor([[1, 2, 3]]))
 
 

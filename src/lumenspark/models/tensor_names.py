@@ -1,4 +1,4 @@
-"""The names of a model's inner tensors, and their shapes: the same in code, docs and plots."""
+"""Names and shapes of a model's inner tensors: the same in code, docs and plots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ Shape = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class TensorSizes:
-    """What the shapes of a model's inner tensors follow from."""
+    """The sizes that determine the shapes of a model's inner tensors."""
 
     layers: int
     heads: int
-    key_heads: int  # fewer than heads where several queries share a key
+    key_heads: int  # fewer than heads in grouped-query attention
     head_dim: int
     width: int  # of the residual stream
     units: int  # of the feed-forward layers
     vocabulary: int
-    gated: bool = False  # the feed-forward layers have a gate
-    slots: int | None = None  # of each head; None: dense attention
+    gated: bool = False  # whether the feed-forward layers have a gate
+    slots: int | None = None  # per head; None: dense attention
 
 
 def tensor_names(sizes: TensorSizes) -> dict[str, Shape]:
-    """Every name with its shape, in the order in which the tensors come to be.
+    """All names with their shapes, in the order in which the tensors are computed.
 
-    ``B`` rows, ``T`` tokens that are fed, ``S`` tokens that are known (with a cache more than T).
+    ``B`` rows, ``T`` input tokens, ``S`` tokens attended to (with a cache, more than T).
     """
     stream: Shape = ("B", "T", sizes.width)
     names: dict[str, Shape] = {"embed": stream}

@@ -74,12 +74,12 @@ def test_what_is_no_pattern_is_refused(pattern: np.ndarray) -> None:
     ids=lambda changes: next(iter(changes)),
 )
 def test_parts_that_do_not_fit_are_refused(changes: dict) -> None:
-    with pytest.raises(ValueError, match="otherwise"):
+    with pytest.raises(ValueError, match="invalid page content"):
         replace(text_content(), **changes)
 
 
 def test_curves_have_a_value_for_each_step() -> None:
-    with pytest.raises(ValueError, match="as many steps as values"):
+    with pytest.raises(ValueError, match="steps and values have the same length"):
         HeadsContent("", {}, {}, {"loss": {"training": ([1, 2], [0.5])}})
 
 

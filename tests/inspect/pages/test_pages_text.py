@@ -107,7 +107,7 @@ def test_pointing_at_a_token(page: Any, content: Any, t: int) -> None:
 
 def test_the_first_token_was_not_predicted(page: Any) -> None:
     token(page, 0).hover()
-    assert "Nothing was predicted here" in page.locator(".detail").inner_text()
+    assert "No prediction: this is the beginning" in page.locator(".detail").inner_text()
     page.locator("h1").hover()  # away: the chosen token is shown again
     assert "token 1 of 12" in page.locator(".detail").inner_text()
 
@@ -294,7 +294,7 @@ def test_attribution_bars(page: Any, content: Any) -> None:
     page.get_by_label("largest first").check()
     shown = numbers(page.locator(".attribution tbody td:last-child").all_inner_texts())
     np.testing.assert_allclose(shown, values[np.argsort(-np.abs(values))], atol=6e-4)
-    page.get_by_label("the next token").click()
+    page.get_by_label("next token").click()
     assert "After ⏎ 6" in page.locator(".chosen-token").inner_text()
 
 

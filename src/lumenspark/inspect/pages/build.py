@@ -1,4 +1,4 @@
-"""From a model and a text to what a page shows."""
+"""Page content from a model and a text."""
 
 from collections.abc import Collection, Mapping
 from math import exp
@@ -38,9 +38,9 @@ def text_content(
     tokenizer: Any = None,
     whole: Collection[Head] = (),
 ) -> TextContent:
-    """One text through one model. ``whole``: the heads whose maps are kept in full at any length.
+    """Content of a page about one text. ``whole``: heads whose maps keep full resolution.
 
-    Raises UserError for more than one text, and for a head that is not there.
+    Raises UserError for several texts, and for a head that does not exist.
     """
     sizes = architecture_of(model).sizes
     for layer, head in whole:
@@ -52,7 +52,7 @@ def text_content(
     lens = logit_lens(model, text, top=GUESSES, tokenizer=tokenizer)
     found = lens.trace
     if len(found.ids) != 1:
-        raise UserError(f"a page shows one text, and these are {len(found.ids)}")
+        raise UserError(f"a page shows one text, not {len(found.ids)}")
     shares = attribution(model, text, tokenizer=tokenizer)
     maps, entropies = _maps(model, text, tokenizer, whole)
     scores = {name: value.numpy() for name, value in head_scores(model).scores.items()}
@@ -75,7 +75,7 @@ def text_content(
 def heads_content(
     model: Any, title: str, series: Mapping[str, dict[str, Curve]] | None = None
 ) -> HeadsContent:
-    """All heads of a model, scored on repeated random tokens, and what its training recorded."""
+    """All heads of a model, scored on repeated random tokens, and metrics from its training."""
     scored = head_scores(model)
     facts = {
         "loss of random tokens": f"{scored.first_loss:.3f} nats",
@@ -94,7 +94,7 @@ def heads_content(
 def _maps(
     model: Any, text: Text, tokenizer: Any, whole: Collection[Head]
 ) -> tuple[list[list[HeadMap]], np.ndarray]:
-    """Every head's map, and the entropy (L, H) on this text. No pattern is kept, for its size."""
+    """Every head's map, and the entropy (L, H) on this text. Patterns are freed layer by layer."""
     maps: list[list[HeadMap]] = []
     entropies: list[np.ndarray] = []
 
@@ -111,24 +111,24 @@ def _maps(
 
 
 def pattern_arrays(pattern: Tensor) -> np.ndarray:
-    """The patterns (H, T, T) of a layer, rounding errors beyond 0 and 1 cut off."""
+    """The patterns (H, T, T) of a layer, clamped to [0, 1] against rounding errors."""
     array: np.ndarray = pattern.float().clamp(0, 1).cpu().numpy()
     return array
 
 
 def guesses_of(lens: LogitLens, row: int) -> list[list[Guess]]:
-    """For each token the likeliest next ones with their probabilities, by one row of the lens."""
+    """The most likely next tokens after each token with probabilities, from one row of the lens."""
     return _guesses(lens.trace.tokenizer, lens.ids[row, 0], lens.probabilities[row, 0])
 
 
 def next_guesses(found: Trace) -> list[list[Guess]]:
-    """For each token the likeliest next ones with their probabilities, by the model itself."""
+    """The most likely next tokens after each token with probabilities, from the model's output."""
     likeliest = found.logits[0].float().softmax(-1).topk(GUESSES)
     return _guesses(found.tokenizer, likeliest.indices, likeliest.values)
 
 
 def _guesses(tokenizer: Any, ids: Tensor, probabilities: Tensor) -> list[list[Guess]]:
-    """(T, n) of each."""
+    """``ids`` and ``probabilities`` are (T, n)."""
     return [
         list(zip(token_pieces(tokenizer, likeliest), shares, strict=True))
         for likeliest, shares in zip(ids.tolist(), probabilities.tolist(), strict=True)
@@ -136,7 +136,7 @@ def _guesses(tokenizer: Any, ids: Tensor, probabilities: Tensor) -> list[list[Gu
 
 
 def top_guesses(lens: LogitLens) -> list[list[Guess]]:
-    """For each row of the lens and each token the likeliest next one with its probability."""
+    """The most likely next token after each token with its probability, by row of the lens."""
     return [[likeliest[0] for likeliest in guesses_of(lens, row)] for row in range(len(lens.rows))]
 
 
