@@ -1,4 +1,4 @@
-"""Patching from a clean text into a corrupted one, against hooks written by hand; steering."""
+"""Activation patching against hand-written hooks; steering vectors."""
 
 from pathlib import Path
 from typing import Any

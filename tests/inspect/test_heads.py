@@ -1,4 +1,4 @@
-"""Scores of heads, on patterns made for them and by counting; and what each head is worth."""
+"""Head scores on constructed patterns and by counting; ablation of heads."""
 
 import math
 from typing import Any

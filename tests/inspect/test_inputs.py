@@ -1,4 +1,4 @@
-"""What can be given as text, and what cannot."""
+"""Accepted and rejected forms of text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ PATTERNS = "blocks.*.attention.pattern"
 
 @pytest.fixture(scope="module")
 def own(trained: Path) -> LumiereForCausalLM:
-    """Trained a little; its tokenizer lies beside its weights."""
+    """Trained briefly; saved with its tokenizer."""
     model: LumiereForCausalLM = LumiereForCausalLM.from_pretrained(trained / "checkpoints" / "best")
     return model
 

@@ -1,4 +1,4 @@
-"""Lenses: the model's last steps on every layer, and shares that sum to the logit."""
+"""The logit lens, and attributions that sum to the logit."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The names of inner tensors: which there are, in what order, of what shape, and what is none."""
+"""Names of inner tensors: completeness, order, shapes, and errors for unknown names."""
 
 import re
 from typing import Any
@@ -74,7 +74,7 @@ def test_names_stand_in_the_order_in_which_the_tensors_come_to_be(model: Any, id
 @every_kind
 @torch.no_grad()
 def test_shapes_while_a_cache_is_filled(model: Any, kind: str, ids: Tensor) -> None:
-    """T counts the tokens that are fed, S those that are known."""
+    """T counts input tokens, S tokens attended to."""
     shapes: list[dict[str, tuple[int, ...]]] = []
 
     def note(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What does not fit in a patch, and the sentence that says so: names, indices, results."""
+"""Errors of patches: names, indices, results."""
 
 from typing import Any
 

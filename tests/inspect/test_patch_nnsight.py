@@ -1,4 +1,4 @@
-"""The same interventions by nnsight, on the same model: the same logits."""
+"""The same interventions with nnsight give the same logits."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_a_vector_is_added(model: Any, ids: Tensor) -> None:
 
 
 def run_block(model: Any, ids: Tensor) -> Any:
-    """What a block gives: the stream, or a tuple that it leads."""
+    """A block's output: the stream, alone or first of a tuple."""
     seen = []
     with blocks_of(model)[0].register_forward_hook(lambda *call: seen.append(call[-1])):
         logits_of(model, ids)

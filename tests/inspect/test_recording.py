@@ -1,4 +1,4 @@
-"""What training writes down about the model's inside: true figures, and the same training."""
+"""Recording: metrics are correct, and training stays identical."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def recipe(text_folder: Path, name: str = "lumiere-tiny", **more: Any) -> Recipe
 
 
 def lines(run: Run) -> Iterator[dict[str, Any]]:
-    """The metrics, without what depends on the clock."""
+    """The metrics without timings."""
     for line in run.metrics():
         yield {key: value for key, value in line.items() if "second" not in key}
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_records_the_same(own_runs: Path, text_folder: Path) -> No
 
 @pytest.fixture
 def step(ids: Tensor) -> tuple[Recorder, dict[str, float], dict[str, Tensor]]:
-    """A recorder, what it says about one step of plain descent, and the weights before it."""
+    """A recorder, its metrics of one SGD step, and the weights before the step."""
     model = make_model("lumiere").train()
     recorder = Recorder(model, ids)
     recorder.before_step()

@@ -1,4 +1,4 @@
-"""Our models in TransformerLens: found by it, with equal logits, and with hooks that act."""
+"""Our models in TransformerLens: discovery, equal logits, effective hooks."""
 
 import copy
 import subprocess
@@ -56,7 +56,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def noisy(family: str, **changes: Any) -> Model:
-    """In evaluation mode, with noise for weights."""
+    """In evaluation mode, with random weights."""
     return fill_with_noise(new_model(small_config(family, **changes))).eval()
 
 
@@ -72,7 +72,7 @@ def bridge(model: Model) -> Any:
 
 
 def bridge_of(model: Model) -> Any:
-    """TransformerLens's own function for a model in memory. It changes what it is given."""
+    """By TransformerLens' function for a model in memory, which modifies its argument."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     given = copy.deepcopy(model)
@@ -100,7 +100,7 @@ def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def booted(folder: Path) -> Any:
-    """By the call that TransformerLens documents."""
+    """By TransformerLens' documented call."""
     from transformer_lens import TransformerBridge
 
     import lumenspark.inspect.transformer_lens_adapter  # noqa: F401
@@ -122,7 +122,7 @@ print(tuple(bridge.to_tokens("A class")[0].tolist()))
 def test_a_folder_is_booted_once_transformer_lens_has_asked_its_entry_points(
     folder: Path, booted: Any
 ) -> None:
-    """In a program that imports nothing of this package."""
+    """In a program without imports from this package."""
     done = subprocess.run(
         [sys.executable, "-c", BY_ENTRY_POINTS, str(folder)],
         capture_output=True,
@@ -141,7 +141,7 @@ def attention_of(block: Any) -> Any:
 def with_changed_mix(
     model: Model, ids: Tensor, change: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """The logits where what head 2 of the last block has mixed (B, T, D) is changed.
+    """The logits with the mixed values (B, T, D) of head 2 in the last block changed.
 
     ``change`` gets that and the head's values (B, T, D). In plain torch, by hooks of its own.
     """
@@ -349,7 +349,7 @@ def test_a_changed_pattern_changes_what_is_mixed(model: Model, bridge: Any, ids:
 
 
 def test_activation_patching(model: Model, bridge: Any, ids: Tensor) -> None:
-    """The residual stream of a clean text, put into another at each layer and position in turn."""
+    """Patch the clean residual stream into another text at each layer and position."""
     from transformer_lens.patching import get_act_patch_resid_pre
 
     clean, corrupted = ids[:1], ids[1:2]
@@ -414,7 +414,7 @@ def test_processed_weights_give_the_same_probabilities(
 
 
 def test_dropout_works_in_training(ids: Tensor) -> None:
-    """0.5 on the attention weights alone: they are zero or twice as large."""
+    """0.5 on the attention weights alone, which become zero or double."""
     bridge = bridge_of(noisy("lumiere", dropout=0.5))
     _, cache = bridge.run_with_cache(ids)
     kept = cache["pattern", 0]

@@ -1,4 +1,4 @@
-"""The pages of all heads and of two models, in a real browser."""
+"""The pages of all heads and of two models, in a browser."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The page of a text, in a real browser: what is read from it is what went into it."""
+"""The page of a text, in a browser: shown values equal the content."""
 
 import math
 import re
