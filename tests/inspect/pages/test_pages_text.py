@@ -453,7 +453,7 @@ def test_no_names_leak(browser: Any, page: Any, tmp_path: Path) -> None:
 
 def test_without_scripts(open_page: Any, html: str) -> None:
     page = open_page(html, java_script_enabled=False)
-    assert "allow scripts" in page.locator("noscript").inner_text()
+    assert "enable scripts" in page.locator("noscript").inner_text()
     assert "1,053,824" in page.locator(".facts").inner_text()
 
 

@@ -43,7 +43,7 @@ function attributionSection(text, choice) {
       "After ",
       word(tokens[t]),
       h("small", {}, ` ${t}`),
-      isLast ? ", the logit of the likeliest next token" : ", the logit of what came next",
+      isLast ? ", the logit of the most likely next token" : ", the logit of the next token",
       ...(target === undefined ? [] : [": ", word(target)]),
     );
     const low = Math.min(0, ...rows.map(({ value }) => value));
