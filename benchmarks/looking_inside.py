@@ -1,21 +1,20 @@
-"""Looking inside a small model just trained: what each tool can do, in how many lines, how fast.
+"""Inspection tools on a small trained model: coverage, lines of code and speed.
 
     python benchmarks/looking_inside.py [RUN]
 
-RUN is a Lumiére: a run or a folder; without it one is trained (preset lumiere-1m, `--budget`).
-Lumenspark, TransformerLens, nnsight and bertviz each solve the same tasks, each in a process of
-its own and as its documentation shows. A tool that is not installed says so: all four fit into
-one environment (`pip install transformer-lens nnsight bertviz`).
+RUN is a Lumiére, a run or a folder; by default one is trained (preset lumiere-1m, `--budget`).
+Lumenspark, TransformerLens, nnsight and bertviz solve the same tasks, each in its own process and
+in the style of its documentation. Missing tools are reported: all four fit into one environment
+(`pip install transformer-lens nnsight bertviz`).
 
-How it is counted. A task is a function in looking_inside_tasks.py, and its lines are the statements
-in it, so that it does not matter where a long one is broken; what a tool's tasks share (imports,
-loading, helpers) is counted once, in the first row. Inputs (texts, ids of the answers, random
-tokens), the training loop that is watched, switching gradients off, and a last `return name` are
-free for all. A line counts only if it ran: a task that raises shows the error's type. A page counts
-as one without network if it names no other host to load from. Where several tools give the same
-quantity, the largest difference between any two is printed; where they differ, somebody is wrong.
-Times are medians, in milliseconds on `--threads` threads, of whole tasks after a first run; a task
-that takes seconds runs fewer times.
+Counting: a task is a function in looking_inside_tasks.py; its lines are its statements, however
+they are wrapped. Code shared by a tool's tasks (imports, loading, helpers) is counted once, in the
+first row. Inputs (texts, token ids, random tokens), the training loop, disabling gradients, and a
+final `return name` do not count. Lines count only if the task succeeds: otherwise the type of its
+error is shown. A page works without network if it loads nothing from another host. The largest
+difference between tools is printed for quantities that several of them compute.
+Times are medians, in milliseconds on `--threads` threads, of whole tasks after a warm-up; slow
+tasks run fewer times.
 """
 
 import ast
@@ -49,22 +48,22 @@ TASKS_FILE = Path(__file__).with_name("looking_inside_tasks.py")
 
 @dataclass
 class Options:
-    """Compare tools that look inside."""
+    """Compare inspection tools."""
 
     model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
     """A Lumiére: a run, or a folder."""
     budget: str = "60s"
-    """How long to train where no model is given."""
+    """Training time if no model is given."""
     text: str = "Return the number of elements in the list. Return the"
     corrupted: str = "Return the name of elements in the list. Return the"
-    """As many tokens as the text."""
+    """With the same number of tokens as the text."""
     rounds: int = 5
     """Timed runs of each task."""
     threads: int = 1
     only: Annotated[str | None, tyro.conf.arg(metavar="TOOL")] = None
-    """Run one tool, and print what it gave as JSON."""
+    """Run one tool, and print its results as JSON."""
     given: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """The inputs that `--only` works on."""
+    """The inputs of `--only`."""
 
 
 def main() -> None:
@@ -84,7 +83,7 @@ def main() -> None:
 
 
 def prepare(options: Options, scratch: Path) -> Given:
-    """The inputs; what must be made for them lies in ``scratch``."""
+    """The inputs; models for them are saved in ``scratch``."""
     import lumenspark
     from lumenspark.inspect import repeated_tokens
     from lumenspark.quiet import quiet_transformers
@@ -99,12 +98,12 @@ def prepare(options: Options, scratch: Path) -> Given:
     if len(rows[0]) != len(rows[1]):
         raise SystemExit(
             f"--text has {len(rows[0])} tokens in this model and --corrupted {len(rows[1])}: give "
-            "texts of as many tokens each"
+            "texts of equal length"
         )
     with torch.no_grad():
         clean, corrupted = model(torch.tensor(rows)).logits[:, -1]
     repeated, _, length = repeated_tokens(model)
-    answer, wrong = int((clean - corrupted).argmax()), int((clean - corrupted).argmin())
+    correct, incorrect = int((clean - corrupted).argmax()), int((clean - corrupted).argmin())
     return Given(
         folder=model_source(name),
         lowrank=save(lowrank_model(tokenizer), tokenizer, scratch / "lumenspark"),
@@ -115,9 +114,9 @@ def prepare(options: Options, scratch: Path) -> Given:
         scratch=str(scratch),
         text=options.text,
         corrupted=options.corrupted,
-        answer=answer,
-        wrong=wrong,
-        difference=float(clean[answer] - clean[wrong]),
+        correct=correct,
+        incorrect=incorrect,
+        difference=float(clean[correct] - clean[incorrect]),
         layer=model.config.num_hidden_layers // 2,
         head=1,
         heads=model.config.num_attention_heads,
@@ -127,7 +126,7 @@ def prepare(options: Options, scratch: Path) -> Given:
 
 
 def lowrank_model(tokenizer: Any) -> Any:
-    """A Lumenspark whose window is so short that a sentence fills its slots."""
+    """A Lumenspark with a window short enough for a sentence to fill its slots."""
     from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 
     config = LumensparkConfig(
@@ -155,7 +154,7 @@ def llama(tokenizer: Any) -> Any:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> str:
-    """Write a model with noise for weights, so that heads attend to different tokens."""
+    """Save a model with random weights large enough for heads to attend to different tokens."""
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -165,12 +164,12 @@ def save(model: Any, tokenizer: Any, folder: Path) -> str:
     return str(folder)
 
 
-# What a tool gave, as JSON: {"shared": lines, "ready": seconds, "tasks": {name: {…}}}.
+# The results of a tool, as JSON: {"shared": lines, "ready": seconds, "tasks": {name: {…}}}.
 Found = dict[str, Any]
 
 
 def in_a_process(name: str, tool: Tool, given: Given, options: Options) -> Found | None:
-    """Run all tasks of a tool in a fresh process. None where it is not installed."""
+    """Run all tasks of a tool in a new process. None if it is not installed."""
     try:
         distribution(tool.package)
     except PackageNotFoundError:
@@ -206,7 +205,7 @@ def run_task(task: Callable[[], Any], rounds: int, seconds: float = 15.0) -> dic
     """The result and the median time of a task, or its error."""
     try:
         result = plain(task())
-    except Exception as error:  # whatever a tool raises is what the table has to say
+    except Exception as error:  # the table shows the error, whatever it is
         return {"error": type(error).__name__, "message": str(error)}
     times: list[float] = []
     while not times or (len(times) < rounds and sum(times) < seconds):
@@ -217,7 +216,7 @@ def run_task(task: Callable[[], Any], rounds: int, seconds: float = 15.0) -> dic
 
 
 def plain(value: Any) -> Any:
-    """As JSON holds it."""
+    """Convert to JSON types."""
     if isinstance(value, Tensor):
         return value.tolist()
     if is_dataclass(value) and not isinstance(value, type):
@@ -230,14 +229,14 @@ def plain(value: Any) -> Any:
 
 
 def hosts_of_pages(folder: Path) -> str:
-    """The hosts from which the pages in ``folder`` load parts of themselves."""
+    """The hosts that the pages in ``folder`` load resources from."""
     loads = re.compile(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']https?://([^/"']+)""")
     pages = [file.read_text(encoding="utf-8") for file in folder.glob("*.html")]
     return ", ".join(sorted({host for page in pages for host in loads.findall(page)}))
 
 
 def count_lines(tasks: Callable[[Given], Tasks]) -> dict[str, int]:
-    """The statements of each task in a tool's function, and under "" of what they share."""
+    """Number of statements per task in a tool's function; of shared code under ""."""
     functions, shared = {}, 0
     for statement in tool_body(tasks):
         if isinstance(statement, ast.FunctionDef) and statement.name in TASKS:
@@ -254,7 +253,7 @@ def tool_body(tasks: Callable[[Given], Tasks]) -> list[ast.stmt]:
 
 
 def without_return(body: list[ast.stmt]) -> list[ast.stmt]:
-    """A body without a last `return name`, which is there for the benchmark alone."""
+    """A body without the final `return name`, which only the benchmark needs."""
     last = body[-1]
     only_a_name = isinstance(last, ast.Return) and isinstance(last.value, ast.Name)
     return body[:-1] if only_a_name else body
@@ -265,7 +264,7 @@ def statements(node: ast.stmt) -> int:
 
 
 def print_lines(found: dict[str, Found | None]) -> None:
-    """How many lines each task takes, with reasons where it cannot be done."""
+    """Lines per task, with reasons for unsupported tasks."""
     notes: list[str] = []
     shared = ["not installed" if each is None else str(each["shared"]) for each in found.values()]
     rows = [["lines that its tasks share: import, load, helpers", *shared]]
@@ -282,7 +281,7 @@ def print_lines(found: dict[str, Found | None]) -> None:
 
 
 def lines_cell(name: str, found: Found | None, task: str, notes: list[str]) -> str:
-    """A number, "no" or an error's type; what must be said of it goes to ``notes``."""
+    """A number, "no" or an error's type; explanations are added to ``notes``."""
     if found is None:
         return "–"
     done = found["tasks"].get(task)
@@ -311,7 +310,7 @@ SUM = "direct logit attribution: sum of the parts"
 
 
 def print_differences(found: dict[str, Found | None], given: Given) -> None:
-    """How far the tools are apart where they give the same quantity."""
+    """The largest difference between tools for each common quantity."""
     quantities: dict[str, dict[str, Any]] = {SUM: {"the model itself": [given.difference]}}
     for name, each in found.items():
         for task, done in (each or {"tasks": {}})["tasks"].items():
@@ -327,7 +326,7 @@ def print_differences(found: dict[str, Found | None], given: Given) -> None:
 
 
 def comparable(task: str, name: str, result: Any, given: Given) -> dict[str, Any]:
-    """The quantities in a result that other tools give too."""
+    """The quantities in a result that other tools compute too."""
     title = TASKS[task]
     if task == "page":
         return {}
@@ -354,14 +353,14 @@ def shares_of_heads(name: str, shares: list[float], heads: int) -> Any:
 
 
 def largest_shares(slots: list[Any]) -> Any:
-    """Of each head and slot, from tokens heaviest first, or from shares (H, T, K)."""
+    """Shares by head and slot, from ranked tokens, or from shares (H, T, K)."""
     if isinstance(slots[0][0][0], dict):
         return [[slot[0]["share"] for slot in head] for head in slots]
     return torch.tensor(slots, dtype=torch.float64).amax(1).tolist()
 
 
 def leaves(value: Any) -> list[Any]:
-    """The numbers or strings in nested lists, in their order."""
+    """The numbers or strings in nested lists, flattened."""
     if isinstance(value, list):
         return [leaf for item in value for leaf in leaves(item)]
     return [value]
@@ -373,7 +372,7 @@ def difference(given: list[list[Any]]) -> str:
     together = list(zip(*given, strict=True))
     if isinstance(together[0][0], str):
         return f"{sum(len(set(each)) > 1 for each in together)} of {len(together)} texts differ"
-    values = torch.tensor(together, dtype=torch.float64)  # its maxima let no NaN pass unseen
+    values = torch.tensor(together, dtype=torch.float64)  # max propagates NaN
     largest = (values.amax(1) - values.amin(1)).max()
     return f"{largest:.1e} (values up to {values.abs().max():.2g})"
 
@@ -415,7 +414,7 @@ def is_import(statement: ast.stmt) -> bool:
 
 
 def requirements(package: str) -> set[str]:
-    """The names of all that is installed because ``package`` needs it, its own included."""
+    """The names of ``package`` and all its installed dependencies."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
@@ -435,7 +434,7 @@ def requirements(package: str) -> set[str]:
 
 
 def import_seconds(code: str, rounds: int = 3) -> float:
-    """The time of import statements, each time in a fresh process: the shortest of a few."""
+    """The shortest time of import statements over several new processes."""
     timed = f"import time\nbegan = time.perf_counter()\n{code}\nprint(time.perf_counter() - began)"
     times = []
     for _ in range(rounds):
@@ -445,7 +444,7 @@ def import_seconds(code: str, rounds: int = 3) -> float:
 
 
 def print_table(heading: list[str], rows: list[list[str]]) -> None:
-    """As Markdown, after an empty line; numbers to the right."""
+    """Print a Markdown table, numbers right-aligned."""
     print()
     print(f"| {' | '.join(heading)} |")
     print(f"|{'|'.join(['---', *['---:'] * (len(heading) - 1)])}|")

@@ -1,4 +1,4 @@
-"""The tasks of looking_inside.py, solved with each tool as its documentation shows."""
+"""The tasks of looking_inside.py, solved with each tool in the style of its documentation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,40 +15,40 @@ TASKS = {
     "page": "all patterns as pictures, without network or Jupyter",
     "lens": "logit lens",
     "attribution": "direct logit attribution by head; the parts sum to the logit",
-    "ablation": "one head ablated: its cost in loss",
+    "ablation": "one head ablated: increase of the loss",
     "ablations": "every head ablated: a matrix",
     "patching": "activation patching, layer × position",
     "patching_heads": "activation patching, layer × head",
     "gradients": "gradient of an inner tensor",
     "steering": "steering while generating",
     "scores": "head scores on repeated random tokens",
-    "watching": "head scores while it trains",
-    "lowrank_map": "low-rank attention: the token-to-token map",
-    "lowrank_slots": "low-rank attention: what the slots hold",
+    "watching": "head scores during training",
+    "lowrank_map": "low-rank attention: token-to-token map",
+    "lowrank_slots": "low-rank attention: contents of the slots",
     "neighbours": "the same names on GPT-2 and Llama",
 }
 NEW_TOKENS = 12
-STRENGTH = 4  # of the vector that steers
-STEPS, EVERY = 4, 2  # of the training that is watched
+STRENGTH = 4  # factor of the steering vector
+STEPS, EVERY = 4, 2  # training steps, and the interval of head scores
 
 
 @dataclass(frozen=True)
 class Given:
-    """What every tool starts from."""
+    """The inputs of all tools."""
 
-    folder: str  # of the model, as from_pretrained takes it
+    folder: str  # of the model, for from_pretrained
     lowrank: str  # of a Lumenspark with slots and random weights
     neighbours: tuple[str, str]  # of a GPT-2 and a Llama with random weights
     scratch: str  # where pages go
     text: str
     corrupted: str
-    answer: int  # the token that the text makes likelier than the corrupted one
-    wrong: int  # and the other way round
-    difference: float  # of the two in the model's logits after the text
+    correct: int  # the token whose logit the text raises most over the corrupted text
+    incorrect: int  # the token whose logit it lowers most
+    difference: float  # between their logits after the text
     layer: int
     head: int
     heads: int
-    length: int  # of the random tokens, each row of which is said twice
+    length: int  # number of random tokens, repeated once in each row
     repeated_ids: list[list[int]]
 
     @cached_property
@@ -56,7 +56,7 @@ class Given:
         return torch.tensor(self.repeated_ids)
 
     def training(self, parameters: Any, loss_of: Callable[[Tensor], Tensor]) -> Iterator[int]:
-        """A training loop as anybody has one; gives the number of each step that is done."""
+        """A plain training loop; yields the number of each finished step."""
         optimizer = torch.optim.SGD(parameters, lr=0.1)
         for step in range(1, STEPS + 1):
             with torch.enable_grad():
@@ -67,14 +67,14 @@ class Given:
 
 
 def shell_lumenspark(*arguments: str) -> None:
-    """What `lumenspark …` in a shell does; here without starting a process for it."""
+    """Run `lumenspark …` in this process."""
     from lumenspark.cli import run
 
     if run(list(arguments)):
         raise RuntimeError("the command failed")
 
 
-Tasks = dict[str, Any]  # the names inside a tool's function; those that are in TASKS solve them
+Tasks = dict[str, Any]  # local names of a tool's function; those in TASKS are the solutions
 
 
 def lumenspark_tasks(given: Given) -> Tasks:
@@ -95,7 +95,7 @@ def lumenspark_tasks(given: Given) -> Tasks:
 
     def attribution() -> Tensor:
         return inspect.attribution(
-            model, given.text, targets=given.answer, against=given.wrong
+            model, given.text, targets=given.correct, against=given.incorrect
         ).values[:, 0, -1]
 
     def ablation() -> float:
@@ -110,12 +110,17 @@ def lumenspark_tasks(given: Given) -> Tasks:
 
     def patching() -> Tensor:
         return inspect.activation_patching(
-            model, given.text, given.corrupted, given.answer, given.wrong
+            model, given.text, given.corrupted, given.correct, given.incorrect
         ).effects
 
     def patching_heads() -> Tensor:
         return inspect.activation_patching(
-            model, given.text, given.corrupted, given.answer, given.wrong, tensor="attention.heads"
+            model,
+            given.text,
+            given.corrupted,
+            given.correct,
+            given.incorrect,
+            tensor="attention.heads",
         ).effects
 
     def gradients() -> Tensor:
@@ -169,7 +174,7 @@ def transformer_lens_tasks(given: Given) -> Tasks:
     bridge = TransformerBridge.boot_transformers(given.folder)
 
     def ahead(logits: Tensor) -> Tensor:
-        return logits[0, -1, given.answer] - logits[0, -1, given.wrong]
+        return logits[0, -1, given.correct] - logits[0, -1, given.incorrect]
 
     def pattern() -> Tensor:
         wanted = f"blocks.{given.layer}.attn.hook_pattern"
@@ -193,7 +198,7 @@ def transformer_lens_tasks(given: Given) -> Tasks:
         folded = TransformerBridge.boot_transformers(given.folder)
         folded.enable_compatibility_mode(disable_warnings=True)
         return direct_logit_attribution(
-            folded, given.text, given.answer, given.wrong, unit="head"
+            folded, given.text, given.correct, given.incorrect, unit="head"
         ).attribution[:, 0]
 
     def ablation() -> Tensor:
@@ -321,7 +326,7 @@ def nnsight_tasks(given: Given) -> Tasks:
         return block.self_attn.o_proj.input.unflatten(-1, (given.heads, -1))
 
     def ahead(logits: Tensor) -> Tensor:
-        return logits[0, -1, given.answer] - logits[0, -1, given.wrong]
+        return logits[0, -1, given.correct] - logits[0, -1, given.incorrect]
 
     def pattern() -> Tensor:
         with inside.trace(ids, output_attentions=True):
@@ -353,7 +358,9 @@ def nnsight_tasks(given: Given) -> Tasks:
                 parts.append(block.mlp.output[0, -1])
             stream = inside.model.norm.input[0, -1]
             shares = (torch.stack(parts) * inside.model.norm.output[0, -1] / stream).save()
-        return shares @ (model.lm_head.weight[given.answer] - model.lm_head.weight[given.wrong])
+        return shares @ (
+            model.lm_head.weight[given.correct] - model.lm_head.weight[given.incorrect]
+        )
 
     def ablation() -> Tensor:
         before = model(ids, labels=ids).loss
@@ -499,9 +506,9 @@ class Tool:
     package: str
     tasks: Callable[[Given], Tasks]
     adapter: str
-    """What it has to know of a model before it can look into it."""
+    """What the tool requires to know of a model."""
     notes: dict[str, str]
-    """Of tasks, by name; under "else", why the tasks that it has no function for are missing."""
+    """Notes by task; "else" explains all other missing tasks."""
 
 
 BY_HAND = "computed by hand from the layer's keys and its matrix"
@@ -510,31 +517,31 @@ TOOLS = {
     "lumenspark": Tool(
         "lumenspark",
         lumenspark_tasks,
-        "yes; it knows its own two families, GPT-2 and Llama, and no other",
+        "yes; its own two architectures, GPT-2 and Llama",
         {
             "page": "the shell command `lumenspark inspect`",
-            "watching": "in a loop of one's own, as the others; `lumenspark train` does it without "
+            "watching": "in a custom loop, like the others; `lumenspark train` does it without "
             "code, by a key of the recipe (`inspect.every`)",
         },
     ),
     "TransformerLens": Tool(
         "transformer-lens",
         transformer_lens_tasks,
-        "yes, one for each family; that for ours comes with lumenspark",
+        "yes, one per architecture; ours comes with lumenspark",
         {
             "page": STILL,
-            "attribution": "on a second copy of the model, whose norms are folded into its weights",
+            "attribution": "on a second copy of the model, with norms folded into its weights",
             "lowrank_slots": BY_HAND,
         },
     ),
     "nnsight": Tool(
         "nnsight",
         nnsight_tasks,
-        "no: any torch module, by the names that its author gave",
+        "no: any torch module, by its own names",
         {
             "page": STILL,
             "lowrank_slots": BY_HAND,
-            "neighbours": "after a table of aliases for the modules of both",
+            "neighbours": "with a table of aliases for the modules of both",
         },
     ),
     "bertviz": Tool(
@@ -542,9 +549,9 @@ TOOLS = {
         bertviz_tasks,
         "no: any attention weights",
         {
-            "else": "it draws attention weights that it is given (transformers returns them for "
-            "`output_attentions=True`), of any model; its view of queries and keys is for its own "
-            "copies of BERT, GPT-2, RoBERTa and XLNet"
+            "else": "it draws given attention weights of any model (transformers returns them for "
+            "`output_attentions=True`); its view of queries and keys needs its own copies of "
+            "BERT, GPT-2, RoBERTa and XLNet"
         },
     ),
 }

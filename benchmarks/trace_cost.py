@@ -1,14 +1,14 @@
-"""What looking inside costs: nothing when nobody looks, little when somebody does.
+"""The cost of inspection: none while nothing is traced, little for a trace.
 
     python benchmarks/trace_cost.py [--before FOLDER]
 
 On a Lumiére-1M with random weights, medians over rounds:
 
 - a trace of all attention patterns of one text of 64 tokens, in forward passes (bound: 3);
-- a forward pass, a training step and generation while nothing is traced, against the same after
-  a trace and a patch have come and gone; with `--before`, also against the package as it lies in
-  another checkout, such as one from before tracing was there, in processes that take turns;
-- what recording (`inspect.every`) adds to the preset lumiere-1m's training time (bound: 3%).
+- a forward pass, a training step and generation after a trace and a patch have been removed,
+  relative to a fresh model; with `--before`, also relative to the package in another checkout, in
+  alternating processes;
+- the share that recording (`inspect.every`) adds to training time of lumiere-1m (bound: 3%).
 """
 
 import json
@@ -28,13 +28,13 @@ import tyro
 
 @dataclass
 class Options:
-    """Measure the cost of looking inside on this machine."""
+    """Measure the cost of inspection on this machine."""
 
     before: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """A checkout of this repository to compare plain training and generation with."""
+    """Another checkout of this repository, to compare uninspected speed with."""
     rounds: int = 6
     only: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Measure one thing once, and print its seconds as JSON."""
+    """Run one measurement, and print its seconds as JSON."""
 
 
 def new_model() -> Any:
@@ -88,8 +88,8 @@ def generation(model: Any) -> float:
 PLAIN = {"forward pass": forward, "training step": training, "generation": generation}
 
 
-def after_looking(model: Any) -> None:
-    """A trace and a patch, come and gone."""
+def trace_and_patch(model: Any) -> None:
+    """Trace and patch once; no hooks remain."""
     from lumenspark.inspect import patch, trace, zero
 
     with patch(model, {"blocks.1.attention.heads[2]": zero}):
@@ -97,7 +97,7 @@ def after_looking(model: Any) -> None:
 
 
 def in_another_process(name: str, source: Path | None) -> float:
-    """Seconds of one of PLAIN, by the package as it is here or in ``source``."""
+    """Seconds of one of PLAIN, with this package or the one in ``source``."""
     environment = dict(os.environ)
     if source is not None:
         environment["PYTHONPATH"] = str(source.resolve() / "src")
@@ -123,24 +123,24 @@ def traces(options: Options) -> None:
     print(f"trace of all patterns, 64 tokens   {statistics.median(ratios):6.2f} forward passes")
 
 
-def not_looking(options: Options) -> None:
+def untraced(options: Options) -> None:
     for name, measure in PLAIN.items():
         ratios = []
         for _ in range(options.rounds):
-            fresh, looked = new_model(), new_model()
-            after_looking(looked)
-            ratios.append(measure(looked) / measure(fresh))
-        print(f"{name} after a look, to one before {statistics.median(ratios):6.3f}")
+            fresh, traced_before = new_model(), new_model()
+            trace_and_patch(traced_before)
+            ratios.append(measure(traced_before) / measure(fresh))
+        print(f"{name} after a trace, relative to a fresh model {statistics.median(ratios):6.3f}")
     if options.before is None:
         return
     for name in PLAIN:
         times: dict[Path | None, list[float]] = {None: [], options.before: []}
         for number in range(options.rounds):
-            order = list(times) if number % 2 else list(times)[::-1]  # who runs first alternates
+            order = list(times) if number % 2 else list(times)[::-1]  # alternate the order
             for source in order:
                 times[source].append(in_another_process(name, source))
         now, before = map(statistics.median, times.values())
-        print(f"{name} now, to {options.before.name} {now / before:6.3f}")
+        print(f"{name} now, relative to {options.before.name} {now / before:6.3f}")
 
 
 def recording(options: Options) -> None:
@@ -167,7 +167,7 @@ def main(options: Options) -> None:
         print(json.dumps(PLAIN[options.only](new_model())))
         return
     traces(options)
-    not_looking(options)
+    untraced(options)
     recording(options)
 
 

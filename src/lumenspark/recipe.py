@@ -1,6 +1,5 @@
 """Recipes: the data, model and training options of a run. YAML files, read into dataclasses."""
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from lumenspark.errors import (
     LONGEST_QUOTE,
     LONGEST_REASON,
     UserError,
+    did_you_mean,
     quoted,
     reading,
     shortened,
@@ -282,7 +282,7 @@ def _read(name: str) -> str:
             raise UserError(f"there is no recipe file {_shown(name)}")
         known = recipe_names()
         raise UserError(
-            f"there is no recipe {quoted(name)}{_nearest(name, known)}: the presets are "
+            f"there is no recipe {quoted(name)}{did_you_mean(name, known)}: the presets are "
             f"{', '.join(known)}, and a path to a .yaml file works too"
         )
     with reading(name, "name a file that can be read"):
@@ -392,7 +392,7 @@ def _family(content: Mapping[str, Any], source: str) -> type[ModelOptions]:
     name = model.get("family", "lumiere") if isinstance(model, Mapping) else "lumiere"
     if not isinstance(name, str) or name not in FAMILIES:
         known = list(FAMILIES)
-        near = _nearest(name, known) if isinstance(name, str) else ""
+        near = did_you_mean(name, known) if isinstance(name, str) else ""
         raise UserError(
             f"{source}: model.family = {quoted(name)} is wrong{near}: the families are "
             f"{', '.join(known)}"
@@ -410,15 +410,10 @@ def _check_keys(
 ) -> None:
     for key, value in content.items():
         if key not in known:
-            near = _nearest(str(key), list(known)) if isinstance(key, str) else ""
+            near = did_you_mean(str(key), list(known)) if isinstance(key, str) else ""
             raise UserError(f"{source}: unknown key {prefix}{_shown(key)}{near}")
         if isinstance(known[key], dict) and isinstance(value, Mapping):
             _check_keys(value, known[key], source, prefix=f"{prefix}{key}.")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _shown(key: object) -> str:

@@ -50,11 +50,11 @@ def test_two_models_on_one_text(trained: Path, page: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["text", "--heads"], "--heads is about the model alone"),
+        (["text", "--heads"], "--heads takes no text"),
         (["text", "--whole", "2"], "--whole '2': write layers and heads such as 2.1,3.0"),
         (["text", "--whole", "0.7"], "there is no head 0.7: the model has 2 layers of 2 heads"),
         (["  "], "the text is empty"),
-        (["word " * 200], "tokens are more than the context of"),
+        (["word " * 200], "tokens exceed the context of"),
         (["text", "--compare", "nowhere"], "is no folder and no run"),
     ],
 )

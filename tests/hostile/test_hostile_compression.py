@@ -230,5 +230,5 @@ def test_architectures_that_cannot_be_looked_into(
 ) -> None:
     page = tmp_path / "page.html"
     assert run(["inspect", str(saved(architecture)), *options, "-o", str(page)]) == 2
-    assert "cannot be looked into: give a language model of one of the" in sentence(capsys)
+    assert "cannot be inspected: pass a language model of one of the" in sentence(capsys)
     assert not page.exists()

@@ -1,4 +1,4 @@
-"""What the tests of inspect/ share: a small model of each kind to look into, and rows of tokens."""
+"""Shared fixtures: a small model of each kind, and rows of tokens."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @pytest.fixture
 def kind() -> str:
-    """Which model a test gets, unless it is parametrized with this name."""
+    """The kind of ``model``, unless a test parametrizes it."""
     return "lumiere"
 
 
 @pytest.fixture
 def model(kind: str) -> Any:
-    """In evaluation mode, with noise for weights."""
+    """In evaluation mode, with random weights."""
     return make_model(kind)
 
 

@@ -1,4 +1,4 @@
-"""A small model of each kind that can be looked into: two blocks, 300 tokens, a context of 16."""
+"""A small model of each kind that can be inspected: two blocks, 300 tokens, a context of 16."""
 
 from copy import deepcopy
 from typing import Any
@@ -34,7 +34,7 @@ dense_kinds = pytest.mark.parametrize("kind", DENSE)
 
 
 def make_model(kind: str) -> Any:
-    """In evaluation mode, with weights that make every part matter and every prediction differ."""
+    """In evaluation mode, with weights large enough for every part to matter."""
     if kind == "gpt2":
         model = GPT2LMHeadModel(gpt2_config())
     elif kind == "llama":
@@ -80,7 +80,7 @@ def llama_config() -> LlamaConfig:
     )
 
 
-def attention_exit(model: Any, layer: int) -> nn.Module:
+def attention_output(model: Any, layer: int) -> nn.Module:
     """The linear layer from the heads' mixed values to the residual stream."""
     if hasattr(model, "transformer"):
         return model.transformer.h[layer].attn.c_proj
@@ -89,9 +89,9 @@ def attention_exit(model: Any, layer: int) -> nn.Module:
 
 
 def without_head(model: Any, layer: int, head: int) -> Any:
-    """A copy in which nothing leads from a head's mixed values to the residual stream."""
+    """A copy whose output projection ignores one head."""
     copy = deepcopy(model)
-    exit_ = attention_exit(copy, layer)
+    exit_ = attention_output(copy, layer)
     size = model.config.head_dim if hasattr(model.config, "head_dim") else 8
     own = slice(size * head, size * (head + 1))
     with torch.no_grad():
@@ -108,7 +108,7 @@ def blocks_of(model: Any) -> nn.ModuleList:
 
 
 def hook_count(model: nn.Module) -> int:
-    """Hooks of every sort, on the model and on all that it is made of."""
+    """The number of hooks of any sort on the model and its submodules."""
     return sum(
         len(hooks)
         for module in model.modules()
@@ -118,7 +118,7 @@ def hook_count(model: nn.Module) -> int:
 
 
 def assert_near(actual: Tensor, expected: Tensor, name: str = "", tolerance: float = 1e-4) -> None:
-    """Within ``tolerance`` of the largest number expected, everywhere."""
+    """Within ``tolerance`` times the largest expected magnitude."""
     allowed = tolerance * float(expected.detach().abs().max()) + 1e-7
     torch.testing.assert_close(
         actual, expected, rtol=0, atol=allowed, msg=lambda text: f"{name}: {text}"

@@ -1,4 +1,4 @@
-"""Every family written down once more in plain torch, with a name for every inner tensor.
+"""Reference implementations of all families in plain torch, with every inner tensor by name.
 
 One row of tokens, no cache, no mask, no batch axis. Any tensor may be changed where it comes to be,
 and everything is differentiable.
@@ -22,7 +22,7 @@ Affine = tuple[Tensor, Tensor | float]  # a matrix (in, out) and a bias
 
 @dataclass
 class PlainBlock:
-    """The weights of one block, whatever the family calls them."""
+    """The weights of one block, under common names."""
 
     first_norm: nn.Module
     query: Affine
@@ -42,7 +42,7 @@ class PlainBlock:
 def plain_parts(
     model: Any, ids: Tensor | list[int], edits: Mapping[str, Edit] | None = None
 ) -> dict[str, Tensor]:
-    """Every inner tensor of one row (T,) by name; ``edits`` take a tensor's place on the way."""
+    """Every inner tensor of one row (T,) by name; ``edits`` replace tensors during the pass."""
     parts: dict[str, Tensor] = {}
 
     def see(name: str, tensor: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def dense_pattern(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 def low_rank_pattern(
     config: Any, block: PlainBlock, query: Tensor, key: Tensor, see: See
 ) -> Tensor:
-    """(H, T, T): near tokens directly, far ones by what their slots were read and hold of them."""
+    """(H, T, T): near tokens directly, far tokens through the slots."""
     heads, length, _ = query.shape
     write = key.new_zeros(heads, length, 0)
     if block.write is not None:
@@ -153,7 +153,7 @@ def low_rank_pattern(
 
 
 def turned(heads: Tensor, theta: float) -> Tensor:
-    """(H, T, D) with feature i and i + D/2 turned as a pair by position · theta^(-2i/D)."""
+    """(H, T, D) with features i and i + D/2 rotated by position · theta^(-2i/D)."""
     half = heads.shape[-1] // 2
     speeds = theta ** (-torch.arange(half) / half)
     angles = (torch.arange(heads.shape[1])[:, None] * speeds).to(heads)
@@ -184,7 +184,7 @@ def plain_block(model: Any, layer: int) -> PlainBlock:
 
 
 def llama_block(model: Any, block: Any) -> PlainBlock:
-    """Lumiére's too, which does not turn its queries and keys."""
+    """Also Lumiére's, without rotary positions."""
     attention, mlp = block.self_attn, block.mlp
     query = affine(attention.q_proj)
     rope = getattr(model.config, "rope_parameters", None)
@@ -264,7 +264,7 @@ def by_head(flat: Tensor, heads: int) -> Tensor:
 
 
 def norm(layer: Any, hidden: Tensor) -> Tensor:
-    """LayerNorm where there is a bias, else RMSNorm."""
+    """LayerNorm if there is a bias, else RMSNorm."""
     eps = layer.eps if hasattr(layer, "eps") else layer.variance_epsilon
     shift = getattr(layer, "bias", None)
     if shift is not None:

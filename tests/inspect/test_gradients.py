@@ -1,4 +1,4 @@
-"""Gradients of inner tensors: those of plain torch, whatever else is asked for or patched."""
+"""Gradients of inner tensors equal those of plain torch, also together with patches."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from lumenspark.models import LumiereForCausalLM
 
 @every_kind
 def test_gradients_equal_those_of_plain_torch(model: Any, ids: Tensor) -> None:
-    """Of every name, from one pass in which all are asked for."""
+    """The gradients of all names, from one pass."""
     model.double()
     row = ids[0]
     traced = trace(model, row, ["*"], gradients=True)

@@ -1,4 +1,4 @@
-"""Scores of heads, on patterns made for them and by counting; and what each head is worth."""
+"""Head scores on constructed patterns and by counting; ablation of heads."""
 
 import math
 from typing import Any
@@ -87,7 +87,7 @@ def test_losses_are_of_the_random_tokens_and_of_their_repetition(model: Any) -> 
 
 @pytest.mark.parametrize("length", [1, 8])
 def test_rows_that_do_not_fit_are_an_error(model: Any, length: int) -> None:
-    with pytest.raises(UserError, match="take from 2 to 7 for a context of 16"):
+    with pytest.raises(UserError, match="choose from 2 to 7 for a context of 16"):
         head_scores(model, length=length)
 
 

@@ -1,4 +1,4 @@
-"""What can be given as text, and what cannot."""
+"""Accepted and rejected forms of text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ PATTERNS = "blocks.*.attention.pattern"
 
 @pytest.fixture(scope="module")
 def own(trained: Path) -> LumiereForCausalLM:
-    """Trained a little; its tokenizer lies beside its weights."""
+    """Trained briefly; saved with its tokenizer."""
     model: LumiereForCausalLM = LumiereForCausalLM.from_pretrained(trained / "checkpoints" / "best")
     return model
 
@@ -79,7 +79,7 @@ def test_without_a_tokenizer_tokens_are_ids(model: LumiereForCausalLM) -> None:
 def test_text_without_a_tokenizer_is_an_error(
     model: LumiereForCausalLM, text: str | list[str]
 ) -> None:
-    with pytest.raises(UserError, match="no tokenizer lies beside this model's weights: give tok"):
+    with pytest.raises(UserError, match="with this model's weights: pass tok"):
         trace(model, text)
 
 
@@ -96,10 +96,10 @@ def test_text_without_tokens_is_an_error(model: LumiereForCausalLM, text: str | 
 def test_more_tokens_than_the_context_are_an_error(
     own: LumiereForCausalLM, model: LumiereForCausalLM
 ) -> None:
-    with pytest.raises(UserError, match=r"17 tokens are more than the context of 16: give fewer"):
+    with pytest.raises(UserError, match=r"17 tokens exceed the context of 16: give fewer"):
         trace(model, random_rows(17)[0])
     context = own.config.max_position_embeddings
-    with pytest.raises(UserError, match=f"tokens are more than the context of {context}"):
+    with pytest.raises(UserError, match=f"tokens exceed the context of {context}"):
         trace(own, "word " * 4 * context)
 
 
@@ -129,7 +129,7 @@ def test_pads_do_not_count_towards_the_context(model: Any) -> None:
     ids=str,
 )
 def test_ids_of_another_shape_or_sort_are_an_error(model: LumiereForCausalLM, given: Any) -> None:
-    with pytest.raises(UserError, match="token ids are whole numbers of the shape"):
+    with pytest.raises(UserError, match="token ids must be integers of shape"):
         trace(model, given)
 
 
@@ -143,7 +143,7 @@ def test_ids_can_be_of_any_whole_numbers(model: LumiereForCausalLM, ids: Tensor)
 def test_a_mask_of_another_shape_is_an_error(
     model: LumiereForCausalLM, ids: Tensor, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(UserError, match=r"attention_mask has the shape .*: give one of \(2, 11\)"):
+    with pytest.raises(UserError, match=r"attention_mask has shape .* of shape \(2, 11\)"):
         trace(model, ids, attention_mask=torch.ones(shape))
 
 
@@ -178,7 +178,7 @@ def compiled(model: LumiereForCausalLM, request: pytest.FixtureRequest) -> Itera
 
 @pytest.mark.parametrize("compiled", ["compile()", "model.compile()"], indirect=True)
 def test_a_compiled_model_is_an_error(compiled: Any, ids: Tensor) -> None:
-    expected = "a compiled model cannot be looked into: give the model as it was before"
+    expected = "a compiled model cannot be inspected: pass the model from before"
     with pytest.raises(UserError, match=expected):
         trace(compiled, ids, ["embed"])
     with pytest.raises(UserError, match=expected), patch(compiled, {"embed": torch.zeros_like}):
@@ -187,20 +187,20 @@ def test_a_compiled_model_is_an_error(compiled: Any, ids: Tensor) -> None:
 
 def test_a_model_with_a_compiled_part_is_an_error(model: Any, ids: Tensor) -> None:
     model.model.layers[1].compile(backend="eager")
-    with pytest.raises(UserError, match="its parts too"):
+    with pytest.raises(UserError, match="with no compiled submodules"):
         trace(model, ids, ["embed"])
 
 
 @pytest.mark.parametrize("wrong", [300, -1])
 def test_ids_beyond_the_vocabulary_are_an_error(model: Any, ids: Tensor, wrong: int) -> None:
     ids[0, 3] = wrong
-    with pytest.raises(UserError, match="token ids lie from 0 to 299 in this model"):
+    with pytest.raises(UserError, match="token ids of this model range from 0 to 299"):
         trace(model, ids)
 
 
 def test_strings_bring_their_own_mask(trained: Path) -> None:
     model, _ = lumenspark.load(str(trained))
-    with pytest.raises(UserError, match="attention_mask goes with token ids"):
+    with pytest.raises(UserError, match="attention_mask is for token ids"):
         trace(model, "a list", attention_mask=torch.ones(1, 2))
 
 
@@ -208,6 +208,6 @@ def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path, ids: Tensor) -> N
     """Transformers makes up one without entries for GPT-2."""
     make_model("gpt2").save_pretrained(tmp_path)
     model = GPT2LMHeadModel.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no tokenizer lies beside this model's weights"):
+    with pytest.raises(UserError, match="there is no tokenizer with this model's weights"):
         trace(model, "hello world")
     assert trace(model, ids).tokens[0][0] == str(int(ids[0, 0]))

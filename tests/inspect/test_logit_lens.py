@@ -1,4 +1,4 @@
-"""Lenses: the model's last steps on every layer, and shares that sum to the logit."""
+"""The logit lens, and attributions that sum to the logit."""
 
 from pathlib import Path
 from typing import Any
@@ -105,17 +105,17 @@ def test_biases_are_a_part_of_their_own(ids: Tensor) -> None:
 
 
 def test_targets_that_do_not_fit_are_an_error(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match=r"targets of the shape \(3,\) do not fit"):
+    with pytest.raises(UserError, match=r"targets of shape \(3,\) do not fit"):
         attribution(model, ids, targets=torch.zeros(3, dtype=torch.long))
 
 
 def test_top_has_an_end(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match="top is 301: take from 1 to 300"):
+    with pytest.raises(UserError, match="top is 301: choose from 1 to 300"):
         logit_lens(model, ids, top=301)
 
 
 def test_targets_are_entries_of_the_vocabulary(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match="token ids lie from 0 to 299"):
+    with pytest.raises(UserError, match="token ids of this model range from 0 to 299"):
         attribution(model, ids, targets=7000)
 
 

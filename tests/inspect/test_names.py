@@ -1,4 +1,4 @@
-"""The names of inner tensors: which there are, in what order, of what shape, and what is none."""
+"""Names of inner tensors: completeness, order, shapes, and errors for unknown names."""
 
 import re
 from typing import Any
@@ -74,7 +74,7 @@ def test_names_stand_in_the_order_in_which_the_tensors_come_to_be(model: Any, id
 @every_kind
 @torch.no_grad()
 def test_shapes_while_a_cache_is_filled(model: Any, kind: str, ids: Tensor) -> None:
-    """T counts the tokens that are fed, S those that are known."""
+    """T counts input tokens, S tokens attended to."""
     shapes: list[dict[str, tuple[int, ...]]] = []
 
     def note(name: str) -> Any:
@@ -111,7 +111,7 @@ def test_another_family_is_an_error() -> None:
         max_position_embeddings=16,
     )
     model = GPTNeoXForCausalLM(config)
-    expected = "a GPTNeoXForCausalLM cannot be looked into.*lumiere, lumenspark, gpt2, llama"
+    expected = "a GPTNeoXForCausalLM cannot be inspected.*lumiere, lumenspark, gpt2, llama"
     with pytest.raises(UserError, match=expected):
         inspect_names(model)
     with pytest.raises(UserError, match=expected):
@@ -121,14 +121,14 @@ def test_another_family_is_an_error() -> None:
 
 
 def test_a_module_that_is_no_model_is_an_error() -> None:
-    with pytest.raises(UserError, match="a Linear cannot be looked into"):
+    with pytest.raises(UserError, match="a Linear cannot be inspected"):
         inspect_names(torch.nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize("kind", ["lumiere", "content", "gpt2"])
 def test_a_backbone_without_its_output_layer_is_an_error(model: Any) -> None:
     backbone = model.base_model
-    with pytest.raises(UserError, match=f"a {type(backbone).__name__} cannot be looked into"):
+    with pytest.raises(UserError, match=f"a {type(backbone).__name__} cannot be inspected"):
         inspect_names(backbone)
 
 

@@ -1,4 +1,4 @@
-"""nnsight reads and changes the inside of our models as they are, without an adapter."""
+"""nnsight reads and changes inner tensors of our models without an adapter."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ HEAD = slice(16, 24)  # head 2 of four heads of 8
 
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
 def model(request: pytest.FixtureRequest) -> Model:
-    """In evaluation mode, with noise for weights."""
+    """In evaluation mode, with random weights."""
     family, changes = request.param
     return fill_with_noise(new_model(small_config(family, **changes))).eval()
 
@@ -29,7 +29,7 @@ def ids() -> Tensor:
 
 
 def attention_of(block: Any) -> Any:
-    """The attention layer of a block, or of what nnsight shows in its place."""
+    """The attention layer of a block or of nnsight's proxy of it."""
     return block.self_attn if hasattr(block, "self_attn") else block.attention
 
 

@@ -1,4 +1,4 @@
-"""Patches: each edit against plain torch, where it applies, and its end."""
+"""Patches: each edit against plain torch, its scope, and its removal."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from lumenspark.errors import UserError
 from lumenspark.inspect import add, inspect_names, mean, patch, replace, trace, zero
-from lumenspark.inspect.attention_hooks import AttentionTaps
+from lumenspark.inspect.attention_hooks import AttentionHooks
 from lumenspark.models import LumiereForCausalLM
 
 Place = tuple[int | slice, ...]
 
 
 def plain_logits(model: Any, ids: Tensor, edits: dict[str, Callable[[Tensor], Tensor]]) -> Tensor:
-    """Of rows (B, T) by plain torch."""
+    """Logits of rows (B, T) by plain torch."""
     with torch.no_grad():
         return torch.stack([plain_parts(model, row, edits)["logits"] for row in ids])
 
@@ -38,7 +38,7 @@ def halved(tensor: Tensor) -> Tensor:
 
 
 def tilted(tensor: Tensor) -> Tensor:
-    """The last axis multiplied by numbers from 1/2 to 3/2: no norm and no order hides that."""
+    """Scale the last axis by factors from 1/2 to 3/2, which no norm hides."""
     return tensor * torch.linspace(0.5, 1.5, tensor.shape[-1])
 
 
@@ -50,7 +50,7 @@ def tilted(tensor: Tensor) -> Tensor:
 def test_the_model_goes_on_with_what_an_edit_gives(
     model: Any, ids: Tensor, edit: Callable[[Tensor], Tensor]
 ) -> None:
-    """For every name: queries before they are turned, keys that two queries share, and slots."""
+    """For every name, including queries before rotation, shared keys, and slots."""
     before = logits_of(model, ids)
     for name in inspect_names(model):
         expected = plain_logits(model, ids, {name: edit})
@@ -103,7 +103,7 @@ def test_without_slots_only_the_window_is_left(model: Any, ids: Tensor) -> None:
 
 @every_kind
 def test_replace_puts_another_texts_tensor_in_place(model: Any, ids: Tensor) -> None:
-    """What a block gave for one text makes the logits of that text, given for another."""
+    """The last block's output of one text, patched into another, yields the logits of the first."""
     other = ids.flip(1)
     told = trace(model, other, ["blocks.1.residual", "embed"])
     for name in told.tensors:
@@ -229,7 +229,7 @@ def test_patches_may_end_in_any_order(model: LumiereForCausalLM, ids: Tensor) ->
 
 @every_kind
 def test_a_trace_inside_a_patch_shows_what_the_model_goes_on_with(model: Any, ids: Tensor) -> None:
-    """The edited tensors themselves, and all that follows from them."""
+    """The edited tensors and everything computed from them."""
     row = ids[0]
     edits = {
         "blocks.0.attention.pattern": halved,
@@ -358,11 +358,11 @@ def test_nothing_stays_where_hooks_could_not_all_be_set(
 ) -> None:
     before = model(ids).logits
 
-    def interrupted(self: AttentionTaps) -> None:
+    def interrupted(self: AttentionHooks) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(AttentionTaps, "install", interrupted)
+        broken.setattr(AttentionHooks, "install", interrupted)
         with pytest.raises(KeyboardInterrupt), patch(model, {"embed": zero}):
             pass
     assert hook_count(model) == 0

@@ -1,4 +1,4 @@
-"""What does not fit in a patch, and the sentence that says so: names, indices, results."""
+"""Errors of patches: names, indices, results."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_the_mean_where_an_index_picks_tokens_is_an_error(
 ) -> None:
     mask = {"attention_mask": padded["attention_mask"]} if pads else {}
     with (
-        pytest.raises(UserError, match=r"picks a token: the mean is over all tokens"),
+        pytest.raises(UserError, match=r"selects tokens, but the mean is over all tokens"),
         patch(model, {f"blocks.0.{written}": mean}),
     ):
         logits_of(model, padded["input_ids"], **mask)
@@ -59,7 +59,7 @@ def test_the_mean_where_an_index_picks_tokens_is_an_error(
 def test_a_result_that_does_not_fit_is_an_error(
     model: LumiereForCausalLM, ids: Tensor, result: Any, described: str
 ) -> None:
-    expected = rf"the edit of blocks.0.residual gave {described} where \(2, 11, 32\) was"
+    expected = rf"of blocks.0.residual returned {described}: .* of shape \(2, 11, 32\)"
     with (
         pytest.raises(UserError, match=expected),
         patch(model, {"blocks.0.residual": lambda stream: result}),
@@ -93,7 +93,7 @@ def test_an_index_out_of_range_is_an_error(
         patch(model, {f"{name}{index}": zero}),
     ):
         logits_of(model, ids)
-    assert str(error.value) == f"{name} has the shape {shape}, so {index} is not in it"
+    assert str(error.value) == f"{index} is out of range: {name} has shape {shape}"
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,6 @@ def test_an_index_out_of_range_is_an_error(
      "embed[::0]", "embed[::-1]"],
 )  # fmt: skip
 def test_a_malformed_name_is_an_error(model: LumiereForCausalLM, ids: Tensor, written: str) -> None:
-    with pytest.raises(UserError, match="is no tensor's name"), patch(model, {written: zero}):
+    with pytest.raises(UserError, match="is not a tensor name"), patch(model, {written: zero}):
         logits_of(model, ids)
     assert hook_count(model) == 0

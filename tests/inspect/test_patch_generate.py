@@ -1,4 +1,4 @@
-"""Patches while text is generated, with and without a cache, against plain torch."""
+"""Patches during generation, with and without a cache, against plain torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ with_and_without_cache = pytest.mark.parametrize("use_cache", [True, False])
 
 @dataclass
 class Generated:
-    """Prompt and likeliest tokens, and the logits (new, V) that they were chosen by."""
+    """The prompt with greedy tokens, and their logits (new, V)."""
 
     ids: list[int]
     logits: Tensor
@@ -63,7 +63,7 @@ def greedy(model: Any, prompt: list[int], new: int = NEW, **options: Any) -> Gen
 def plain_greedy(
     model: Any, prompt: list[int], edits: dict[str, Callable[[Tensor], Tensor]]
 ) -> Generated:
-    """Everything computed anew for each token, by plain torch."""
+    """Recomputed for each token, by plain torch."""
     text, logits = list(prompt), []
     for _ in range(NEW):
         logits.append(plain_parts(model, text, edits)["logits"][-1])
@@ -147,7 +147,7 @@ def halved(tensor: Tensor) -> Tensor:
 
 
 def backwards(tensor: Tensor) -> Tensor:
-    """Features in the other order."""
+    """Reverse the features."""
     return tensor.flip(-1)
 
 
@@ -198,10 +198,10 @@ def test_low_rank_patterns_and_slots_without_a_cache(model: Any, part: str) -> N
 def test_low_rank_patterns_and_slots_with_a_filled_cache_are_an_error(
     model: Any, part: str
 ) -> None:
-    """Which does not keep single tokens; the rest can be patched, and goes on afterwards."""
+    """The cache does not store single tokens; the model works after the error."""
     plain = greedy(model, PROMPT)
     with (
-        pytest.raises(UserError, match=r"holds its beginning only as sums: use use_cache=False"),
+        pytest.raises(UserError, match=r"holds earlier tokens only as sums: pass use_cache=False"),
         patch(model, {f"blocks.1.attention.{part}": zero}),
     ):
         greedy(model, PROMPT)
@@ -212,7 +212,7 @@ def test_low_rank_patterns_and_slots_with_a_filled_cache_are_an_error(
 @low_rank_kinds
 @torch.no_grad()
 def test_low_rank_patterns_where_the_cache_is_new(model: Any, ids: Tensor) -> None:
-    """A prompt that fills a cache is known as a whole."""
+    """While a prompt fills the cache, all its tokens are available."""
     name = "blocks.1.attention.pattern"
     with patch(model, {f"{name}[2]": zero}):
         output = model(ids, use_cache=True)

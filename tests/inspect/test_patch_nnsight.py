@@ -1,10 +1,10 @@
-"""The same interventions by nnsight, on the same model: the same logits."""
+"""The same interventions with nnsight give the same logits."""
 
 from typing import Any
 
 import pytest
 import torch
-from inspectable import attention_exit, blocks_of, every_kind, logits_of
+from inspectable import attention_output, blocks_of, every_kind, logits_of
 from nnsight import NNsight
 from torch import Tensor
 
@@ -19,7 +19,7 @@ def test_a_head_is_taken_away(model: Any, ids: Tensor) -> None:
     own = slice(HEAD * size, (HEAD + 1) * size)
     inside = NNsight(model)
     with torch.no_grad(), inside.trace(ids):
-        attention_exit(inside, 1).input[..., own] = 0
+        attention_output(inside, 1).input[..., own] = 0
         expected = inside.output.logits.save()
     for part, tolerance in (("mixed", 0.0), ("heads", 1e-5), ("pattern", 1e-5)):
         with patch(model, {f"blocks.1.attention.{part}[{HEAD}]": zero}):
@@ -66,7 +66,7 @@ def test_a_vector_is_added(model: Any, ids: Tensor) -> None:
 
 
 def run_block(model: Any, ids: Tensor) -> Any:
-    """What a block gives: the stream, or a tuple that it leads."""
+    """A block's output: the stream, alone or first of a tuple."""
     seen = []
     with blocks_of(model)[0].register_forward_hook(lambda *call: seen.append(call[-1])):
         logits_of(model, ids)

@@ -1,4 +1,4 @@
-"""What slots hold, and the rank that layers really use."""
+"""Slot contents and effective ranks."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What training writes down about the model's inside: true figures, and the same training."""
+"""Recording: metrics are correct, and training stays identical."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def recipe(text_folder: Path, name: str = "lumiere-tiny", **more: Any) -> Recipe
 
 
 def lines(run: Run) -> Iterator[dict[str, Any]]:
-    """The metrics, without what depends on the clock."""
+    """The metrics without timings."""
     for line in run.metrics():
         yield {key: value for key, value in line.items() if "second" not in key}
 
@@ -87,7 +87,7 @@ def test_a_resumed_run_records_the_same(own_runs: Path, text_folder: Path) -> No
 
 @pytest.fixture
 def step(ids: Tensor) -> tuple[Recorder, dict[str, float], dict[str, Tensor]]:
-    """A recorder, what it says about one step of plain descent, and the weights before it."""
+    """A recorder, its metrics of one SGD step, and the weights before the step."""
     model = make_model("lumiere").train()
     recorder = Recorder(model, ids)
     recorder.before_step()
@@ -165,7 +165,7 @@ def test_series_are_what_the_metrics_hold() -> None:
 
 def test_a_context_too_short_to_repeat_anything_is_an_error_at_once() -> None:
     model = new_model(small_config("lumiere", max_position_embeddings=4))
-    with pytest.raises(UserError, match="tokens said twice"):
+    with pytest.raises(UserError, match="repeated tokens: choose"):
         Recorder(model, torch.tensor([[1, 2, 3]]))
 
 

@@ -1,4 +1,4 @@
-"""What objects show of themselves: in a notebook, as a figure, as text."""
+"""Displays: notebook pages, figures, tokens as text."""
 
 import html
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A trace leaves the model as it is, keeps what was asked for, and every value is right."""
+"""A trace keeps the requested tensors, with correct values, and does not change the model."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def test_logits_are_bit_for_bit_those_without_a_trace(
 def test_every_implementation_of_attention_goes_on_unchanged(
     model: Any, padded: dict[str, Tensor], implementation: str, pads: bool
 ) -> None:
-    """Flex attention as torch defines it: its compiled form does not run on every processor."""
+    """Uncompiled flex attention: the compiled form does not run on every CPU."""
     mask = padded["attention_mask"] if pads else None
     real = padded["attention_mask"].bool() if pads else torch.ones(2, 11, dtype=torch.bool)
     plain = trace(model, padded["input_ids"], [PATTERNS], attention_mask=mask)
@@ -79,7 +79,7 @@ def test_every_implementation_of_attention_goes_on_unchanged(
 
 @every_kind
 def test_a_model_in_training_draws_the_same_dropout(model: Any, ids: Tensor) -> None:
-    """Lumiére's and Lumenspark's is asked for; GPT-2 has some of its own, and Llama none."""
+    """Dropout is set for Lumiére and Lumenspark; GPT-2 has its own default, Llama none."""
     model.config.dropout = 0.2
     model.train()
     torch.manual_seed(1)
@@ -142,7 +142,7 @@ def test_only_what_is_asked_for_is_kept(model: Any, ids: Tensor) -> None:
 @every_kind
 @pytest.mark.parametrize("part", ["pattern", "heads", "query"])
 def test_a_layer_that_is_not_asked_for_gets_no_hook(model: Any, ids: Tensor, part: str) -> None:
-    """While the pass runs, so that its attention is the fast one and costs what it always does."""
+    """During the pass, which therefore uses fast attention at its usual cost."""
     counts = []
 
     def count(module: Any, inputs: Any) -> None:
@@ -224,7 +224,7 @@ def test_patterns_are_the_attentions_that_the_model_gives_itself(
 def test_a_window_longer_than_the_context_is_traced_as_the_model_computes(
     padded: dict[str, Tensor],
 ) -> None:
-    """The model cuts such a window to the context, which no text can leave."""
+    """The model clamps the window to the context, which no text exceeds."""
     model = new_model(small_config("lumenspark", window=40)).eval()
     ids, mask = padded["input_ids"], padded["attention_mask"]
     traced = trace(model, ids, [PATTERNS], attention_mask=mask)
@@ -261,7 +261,7 @@ def test_heads_and_bias_sum_to_what_attention_adds(model: Any, kind: str, ids: T
 
 @slot_kinds
 def test_slots_are_written_in_full_and_read_in_part(model: Any, padded: dict[str, Tensor]) -> None:
-    """A token is shared among the slots; a query's reading and its near tokens sum to 1."""
+    """Write weights of a token sum to 1; so do slots and near tokens of a query."""
     real = padded["attention_mask"].bool()
     traced = trace(model, padded["input_ids"], ["*"], attention_mask=padded["attention_mask"])
     for layer in range(2):
@@ -320,7 +320,7 @@ def test_a_single_token_is_not_predicted(model: LumiereForCausalLM) -> None:
 
 
 def test_a_glob_names_no_single_tensor(model: Any, ids: Tensor) -> None:
-    with pytest.raises(UserError, match="stands for 2 tensors: give the whole name of one"):
+    with pytest.raises(UserError, match="matches 2 tensors: give the full name of one"):
         trace(model, ids, ["blocks.*.residual"])["blocks.*.residual"]
 
 
@@ -348,7 +348,7 @@ def test_heads_are_exact_beside_large_biases(ids: Tensor) -> None:
 
 @pytest.mark.parametrize("kind", ["content"])
 def test_how_tokens_are_written_is_cheap_to_see(model: Any, ids: Tensor) -> None:
-    """Alone it needs no map of tokens by tokens, and is the same as with it."""
+    """Requested alone, it needs no token-to-token map, and equals the result with one."""
     name = "blocks.0.attention.slots.write"
     alone = trace(model, ids, [name])[name]
     assert torch.equal(alone, trace(model, ids, [name, "blocks.0.attention.pattern"])[name])

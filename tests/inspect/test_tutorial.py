@@ -1,5 +1,4 @@
-"""docs/looking-inside.md runs as printed, from the first block to the last, but for its training:
-a minute in place of three."""
+"""docs/looking-inside.md runs as printed, except for a shorter training."""
 
 import os
 import re
@@ -15,7 +14,7 @@ SHORTER = {"--budget 3m": "--train.steps 60 --train.compile off --train.validati
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """Language and content of each block of code."""
+    """Language and content of each code block."""
     return re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""lumenspark inspect: a page that shows what a model does inside."""
+"""lumenspark inspect: a page about a model's inner workings."""
 
 import sys
 from dataclasses import dataclass
@@ -16,37 +16,37 @@ if TYPE_CHECKING:
 
 @dataclass
 class Arguments:
-    """Write ONE page, a file that opens in any browser without a network: a text through a model
-    (tokens by loss, attention maps, logit lens, head scores, attribution), --heads: what all heads
-    do, or --compare: a text through two models."""
+    """Write one HTML page, which opens in any browser without a network: a text in a model (tokens
+    by loss, attention maps, logit lens, head scores, attribution), the scores of all heads
+    (--heads), or a text in two models (--compare)."""
 
     model: Model
-    """A folder, a run's id or the beginning of one, latest, or an id on the hub."""
+    """A folder, a run's id or a prefix of one, latest, or a model id on the hub."""
     text: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = None
-    """The text; standard input unless given."""
+    """The text; read from standard input by default."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("inspect.html")
-    """Where to write the page."""
+    """The file to write."""
     heads: bool = False
-    """Scores of all heads on repeated random tokens, and what training recorded; needs no text."""
+    """Scores of all heads on repeated random tokens, and metrics from training; takes no text."""
     compare: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """A second model to read the same text."""
+    """A second model for the same text."""
     whole: Annotated[str | None, tyro.conf.arg(metavar="LAYER.HEAD,…")] = None
-    """Heads to keep in full resolution where the text is longer than 256 tokens: 2.1,3.0."""
+    """Heads to keep at full resolution in texts of more than 256 tokens: 2.1,3.0."""
     checkpoint: str = "best"
-    """Which checkpoint of a run."""
+    """The checkpoint of a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     revision: str | None = None
-    """MODEL is on the hub: the commit, branch or tag, which may be written MODEL@REVISION too."""
+    """For a MODEL on the hub: commit, branch or tag; also written MODEL@REVISION."""
     full_check: bool = False
-    """Compare all of a checkpoint with its digests; of files over 256 MB a sample unless given."""
+    """Verify all of a checkpoint's digests; by default, files over 256 MB are sampled."""
     trust_remote_code: bool = False
-    """Run model code that lies beside the weights."""
+    """Run the model code that comes with the weights."""
 
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "inspect", arguments)
     if options.heads and (options.text is not None or options.compare or options.whole):
-        raise UserError("--heads is about the model alone: leave text, --compare and --whole out")
+        raise UserError("--heads takes no text, --compare or --whole: leave them out")
     if options.out.is_dir() or not options.out.parent.is_dir():
         raise UserError(f"-o {options.out}: name a file in a folder that exists")
     whole = _whole(options.whole)
@@ -89,9 +89,9 @@ def _heads_page(options: Arguments) -> str:
 
 
 def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
-    """A model, its tokenizer, and what to call it."""
+    """A model, its tokenizer, and its title."""
     from lumenspark.device import choose_device
-    from lumenspark.inspect.architectures import anatomy_of
+    from lumenspark.inspect.architectures import architecture_of
     from lumenspark.loading import load
 
     model, tokenizer = load(
@@ -102,7 +102,7 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
         options.revision if name == options.model else None,
         options.full_check,
     )
-    anatomy_of(model)  # raises for an architecture that cannot be looked into
+    architecture_of(model)  # raises for an architecture that cannot be inspected
     run = _run_of(name)
     if run is None:
         return model, tokenizer, Path(name).name if Path(name).is_dir() else name
@@ -110,7 +110,7 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
 
 
 def _run_of(name: str) -> "Run | None":
-    """The run of that name; None for a folder with a model in it, or an id on the hub."""
+    """The run of that name; None for a folder with a model, or an id on the hub."""
     from lumenspark.runs.run import find_run
 
     return None if (Path(name) / "config.json").is_file() else find_run(name)
@@ -118,10 +118,10 @@ def _run_of(name: str) -> "Run | None":
 
 def _text(given: str | None) -> str:
     if given is None and sys.stdin.isatty():
-        raise UserError("there is no text: give one, or text on standard input, or --heads")
+        raise UserError("there is no text: pass one, pipe it to standard input, or use --heads")
     try:
         text = sys.stdin.buffer.read().decode() if given is None else given
-        text.encode()  # an argument may hold bytes that are no text
+        text.encode()  # arguments may contain bytes that are not text
     except UnicodeError as error:
         raise UserError(f"the text is not UTF-8: {error}") from error
     if not text.strip():

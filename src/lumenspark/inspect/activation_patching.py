@@ -1,4 +1,4 @@
-"""Experiments with two texts: where a difference between them lies, and steering along it."""
+"""Contrasting texts: activation patching, which localises the difference, and steering vectors."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError, quoted
-from lumenspark.inspect.architectures import anatomy_of, inspect_names
-from lumenspark.inspect.hook_context import tapped
-from lumenspark.inspect.hooks import Function
+from lumenspark.inspect.architectures import architecture_of, inspect_names
+from lumenspark.inspect.hooks import tensor_hooks
 from lumenspark.inspect.inputs import Text
-from lumenspark.inspect.selection import matching
+from lumenspark.inspect.model_hooks import HookFunction
+from lumenspark.inspect.selection import select_name, select_names
 from lumenspark.inspect.trace import Trace, in_evaluation, trace
 
 ROWS_AT_ONCE = 64
@@ -19,23 +19,18 @@ ROWS_AT_ONCE = 64
 
 @dataclass(eq=False)
 class PatchingEffects:
-    """How much of the clean text's answer comes back when one activation is taken from it.
+    """How far each activation of the clean text restores the clean prediction.
 
-    ``effects`` (L, T) or (L, H): 0 where the model still answers as on the corrupted text, 1 where
-    it answers as on the clean one. ``clean`` and ``corrupted`` are the logit differences between
-    the right and the wrong answer at the last token.
+    ``effects`` (L, T) or (L, H): the logit difference between the correct and the incorrect token
+    at the last position, scaled to 0 on the corrupted text and 1 on the clean text. ``clean`` and
+    ``corrupted`` are the unscaled differences on the two texts.
     """
 
     tensor: str
-    columns: list[str]  # tokens of the corrupted text, or numbers of heads
+    columns: list[str]  # tokens of the corrupted text, or head indices
     effects: Tensor = field(repr=False)
     clean: float
     corrupted: float
-
-    def _repr_html_(self) -> str:
-        from lumenspark.inspect.notebook import effects_html
-
-        return effects_html(self)
 
 
 @in_evaluation
@@ -43,34 +38,34 @@ def activation_patching(
     model: Any,
     clean: Text,
     corrupted: Text,
-    answer: str | int,
-    wrong: str | int,
+    correct: str | int,
+    incorrect: str | int,
     *,
     tensor: str = "residual",
     tokenizer: Any = None,
 ) -> PatchingEffects:
-    """Run ``corrupted`` with one activation at a time as it was on ``clean`` (Vig et al. 2020,
-    arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262).
+    """Run ``corrupted`` with one activation at a time replaced by its value on ``clean``.
 
-    ``tensor`` is a name without its block: for ``residual``, ``attention.out``, ``mlp.out`` and
-    their like, layer by position; for those with heads, such as ``attention.heads``, layer by head
-    (all positions at once). ``answer`` and ``wrong`` are single tokens, as text or as ids.
+    (Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262.) ``tensor`` is a name
+    without its block. Tensors (B, T, …) such as ``residual``, ``attention.out`` and ``mlp.out``
+    are patched by layer and position; tensors by head such as ``attention.heads`` by layer and
+    head, at all positions. ``correct`` and ``incorrect`` are single tokens, as text or as ids.
 
-    Raises UserError where the texts differ in length, an answer is more than one token, or the
-    model answers both texts alike.
+    Raises UserError if the texts differ in length, ``correct`` or ``incorrect`` is not one token,
+    or the logit difference is the same on both texts.
     """
-    names = matching([f"blocks.*.{tensor}"], inspect_names(model))
-    if len(names) != anatomy_of(model).sizes.layers:
-        raise UserError(f"{tensor} stands for {len(names)} tensors: name one that each block has")
+    names = select_names(model, [f"blocks.*.{tensor}"])
+    if len(names) != architecture_of(model).sizes.layers:
+        raise UserError(f"{tensor} matches {len(names)} tensors: name one tensor per block")
     kept = trace(model, clean, names, tokenizer=tokenizer)
     plain = trace(model, corrupted, tokenizer=tokenizer)
     _check_shapes(kept, plain)
-    pair = [_one_token(each, kept) for each in (answer, wrong)]
+    pair = [_one_token(each, kept) for each in (correct, incorrect)]
     top, bottom = (_difference(found.logits, pair).item() for found in (kept, plain))
     if top == bottom:
         raise UserError(
-            "the model prefers the answer as much on the corrupted text as on the clean one: there "
-            "is no difference whose place could be found"
+            "the logit difference is the same on the corrupted and on the clean text: there is "
+            "nothing to localise"
         )
     by_head = inspect_names(model)[names[0]][1] != "T"
     rows = [_patched(model, name, kept[name], plain.ids, pair) for name in names]
@@ -83,36 +78,33 @@ def activation_patching(
 def steering_vector(
     model: Any, toward: list[str], away: list[str], name: str, *, tokenizer: Any = None
 ) -> Tensor:
-    """The mean of the tensor ``name`` at the last tokens of ``toward``, less ``away``'s: (E,).
+    """Mean of tensor ``name`` at the last tokens of ``toward`` minus that of ``away``: (E,).
 
-    (Turner et al. 2023, arXiv 2308.10248.) Add it: ``patch(model, {name: add(2 * vector)})``.
-    Raises UserError for a tensor that is not of the residual stream's shape (B, T, E).
+    (Turner et al. 2023, arXiv 2308.10248.) Use: ``patch(model, {name: add(2 * vector)})``.
+    Raises UserError unless ``name`` is one tensor of the residual stream's shape (B, T, E).
     """
-    if matching([name], inspect_names(model)) != [name]:
-        raise UserError(f"{name} stands for several tensors: steer by one, like blocks.0.residual")
+    name = select_name(model, name)
     ends = [
         trace(model, list(texts), [name], tokenizer=tokenizer)[name] for texts in (toward, away)
     ]
     if ends[0].ndim != 3:
-        raise UserError(
-            f"{name} has a part for each head: steer by a tensor like blocks.0.residual"
-        )
+        raise UserError(f"{name} has heads: steer with a tensor such as blocks.0.residual")
     return ends[0][:, -1].mean(0) - ends[1][:, -1].mean(0)
 
 
 def _patched(model: Any, name: str, clean: Tensor, ids: Tensor, pair: list[int]) -> Tensor:
-    """The logit difference with one column (position, or head) of ``name`` clean: for each (C,)."""
+    """The logit differences (C,) with one column (position or head) of ``name`` from ``clean``."""
     columns = torch.arange(clean.shape[1], device=clean.device)
     differences = []
     for few in columns.split(ROWS_AT_ONCE):
-        with tapped(model, {name: _take_column(clean[0], few)}):
+        with tensor_hooks(model, {name: _take_column(clean[0], few)}):
             logits = model(input_ids=ids.expand(len(few), -1), logits_to_keep=1).logits
         differences.append(_difference(logits, pair))
     return torch.cat(differences)
 
 
-def _take_column(clean: Tensor, columns: Tensor) -> Function:
-    """Row i of the batch gets column ``columns[i]`` from the clean pass."""
+def _take_column(clean: Tensor, columns: Tensor) -> HookFunction:
+    """Replace column ``columns[i]`` of batch row i by that of the clean pass."""
 
     def change(tensor: Tensor, mask: Tensor | None) -> Tensor:
         changed = tensor.clone()
@@ -123,34 +115,30 @@ def _take_column(clean: Tensor, columns: Tensor) -> Function:
 
 
 def _difference(logits: Tensor, pair: list[int]) -> Tensor:
-    """How much the right answer is ahead of the wrong one at the last token: (B,)."""
-    answer, wrong = pair
-    return (logits[:, -1, answer] - logits[:, -1, wrong]).float()
+    """Logit of the correct minus the incorrect token at the last position: (B,)."""
+    correct, incorrect = pair
+    return (logits[:, -1, correct] - logits[:, -1, incorrect]).float()
 
 
-def _one_token(answer: str | int, found: Trace) -> int:
+def _one_token(token: str | int, found: Trace) -> int:
     tokenizer = found.tokenizer
-    if isinstance(answer, int):
-        if not 0 <= answer < found.logits.shape[-1]:
-            raise UserError(f"{answer} is no token id: they go to {found.logits.shape[-1] - 1}")
-        return answer
+    if isinstance(token, int):
+        if not 0 <= token < found.logits.shape[-1]:
+            raise UserError(f"{token} is not a token id: the last is {found.logits.shape[-1] - 1}")
+        return token
     if tokenizer is None:
-        raise UserError(
-            f"no tokenizer is known to read {quoted(answer)}: give the answers as token ids"
-        )
-    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        raise UserError(f"there is no tokenizer to encode {quoted(token)}: pass token ids")
+    ids = tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        raise UserError(
-            f"{quoted(answer)} is {len(ids)} tokens, and an answer must be one: try another"
-        )
+        raise UserError(f"{quoted(token)} is {len(ids)} tokens: choose text of a single token")
     return int(ids[0])
 
 
 def _check_shapes(clean: Trace, corrupted: Trace) -> None:
     if len(clean.ids) != 1 or len(corrupted.ids) != 1:
-        raise UserError("give one clean text and one corrupted one, not lists of them")
+        raise UserError("give one clean text and one corrupted text, not lists")
     if clean.ids.shape != corrupted.ids.shape:
         raise UserError(
-            f"the texts have {clean.ids.shape[-1]} and {corrupted.ids.shape[-1]} tokens: give two "
-            "texts of as many tokens each"
+            f"the texts have {clean.ids.shape[-1]} and {corrupted.ids.shape[-1]} tokens: give "
+            "texts of equal length"
         )

@@ -1,4 +1,4 @@
-"""Where the parts of a decoder lie in each family's modules, so that one code looks into all."""
+"""Supported architectures: each family's modules by function, so that one code inspects all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,92 +12,93 @@ from lumenspark.models.tensor_names import Shape, TensorSizes, tensor_names
 
 @dataclass(frozen=True)
 class Columns:
-    """A part of a module's output features: all of them, or a third where one makes q, k and v."""
+    """A range of a module's output features: all, or a third of a fused q, k and v projection."""
 
     module: nn.Module
     begin: int = 0
     end: int | None = None
 
     def heads(self, output: Tensor, head_dim: int) -> Tensor:
-        """Of the module's output (B, T, C) these columns, by head: (B, H, T, D)."""
+        """These columns of the module's output (B, T, C), by head: (B, H, T, D)."""
         return output[..., self.begin : self.end].unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class Block:
-    """The modules of one block, by what they do."""
+    """The modules of one block, by function."""
 
-    block: nn.Module  # takes the residual stream and gives it on, first of a tuple or alone
+    block: nn.Module  # residual stream in; residual stream out, alone or first of a tuple
     attention_norm: nn.Module
-    attention: nn.Module  # gets the mask and the cache; has scaling and layer_idx
+    attention: nn.Module  # receives the mask and the cache; has scaling and layer_idx
     query: Columns
     key: Columns
     value: Columns
-    attention_exit: tuple[nn.Module, ...]  # linear, from the heads' mixed values to the stream
+    attention_output: tuple[nn.Module, ...]  # linear: mixed values of all heads -> stream
     mlp_norm: nn.Module
     gate: nn.Module | None
     up: nn.Module
     down: nn.Module
-    mlp_exit: nn.Module  # its output is added to the stream
+    mlp_output: nn.Module  # its output is added to the stream
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """A language model's parts."""
+class Architecture:
+    """The parts of a language model."""
 
     sizes: TensorSizes
     blocks: tuple[Block, ...]
     final_norm: Any
-    head: Any  # from the residual stream to logits
+    head: Any  # final norm's output -> logits
+    rotary: bool = False  # else positions are added to the token embeddings
 
 
-def anatomy_of(model: Any) -> Anatomy:
-    """The parts of ``model``. Raises UserError for a family that is not known here."""
+def architecture_of(model: Any) -> Architecture:
+    """The parts of ``model``. Raises UserError for an unsupported architecture."""
     family = getattr(getattr(model, "config", None), "model_type", None)
     if family not in FAMILIES or not hasattr(model, "lm_head"):
         raise UserError(
-            f"a {type(model).__name__} cannot be looked into: give a language model of one of the "
+            f"a {type(model).__name__} cannot be inspected: pass a language model of one of the "
             f"families {', '.join(FAMILIES)}"
         )
     return FAMILIES[family](model)
 
 
 def inspect_names(model: Any) -> dict[str, Shape]:
-    """Every name that :func:`trace` and :func:`patch` know for ``model``, with its shape.
+    """The name and shape of every tensor that :func:`trace` and :func:`patch` reach in ``model``.
 
-    ``B`` rows, ``T`` tokens that are fed, ``S`` tokens that are known (with a cache more than T).
-    Raises UserError for a family that is not known here.
+    ``B`` rows, ``T`` input tokens, ``S`` tokens attended to (with a cache, more than T).
+    Raises UserError for an unsupported architecture.
     """
-    return tensor_names(anatomy_of(model).sizes)
+    return tensor_names(architecture_of(model).sizes)
 
 
 def lowrank(attention: nn.Module) -> bool:
-    """Whether this attention layer has a window and slots."""
+    """Whether this attention layer is low-rank: a window and slots."""
     config: Any = attention.config
     return config.model_type == "lumenspark" and config.k is not None
 
 
-def rotated(
+def apply_rotary(
     attention: nn.Module, arguments: dict[str, Any], query: Tensor, key: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Query and key as they meet: turned by their positions where the family does so (Llama)."""
-    turn = arguments.get("position_embeddings")
-    if turn is None:
+    """Query and key after rotary position embedding, if the model has one (Llama)."""
+    rotation = arguments.get("position_embeddings")
+    if rotation is None:
         return query, key
-    # Takes a second to import, and whoever has a Llama has imported it already.
+    # Slow to import, and already imported wherever there is a Llama.
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    cosine, sine = turn
+    cosine, sine = rotation
     query, key = apply_rotary_pos_emb(query, key, cosine, sine)
     return query, key
 
 
-def _lumiere(model: Any) -> Anatomy:
+def _lumiere(model: Any) -> Architecture:
     blocks = tuple(_llama_block(layer) for layer in model.model.layers)
-    return Anatomy(model.config.tensor_sizes, blocks, model.model.norm, model.lm_head)
+    return Architecture(model.config.tensor_sizes, blocks, model.model.norm, model.lm_head)
 
 
-def _llama(model: Any) -> Anatomy:
+def _llama(model: Any) -> Architecture:
     config = model.config
     sizes = TensorSizes(
         layers=config.num_hidden_layers,
@@ -110,11 +111,11 @@ def _llama(model: Any) -> Anatomy:
         gated=True,
     )
     blocks = tuple(_llama_block(layer) for layer in model.model.layers)
-    return Anatomy(sizes, blocks, model.model.norm, model.lm_head)
+    return Architecture(sizes, blocks, model.model.norm, model.lm_head, rotary=True)
 
 
 def _llama_block(layer: Any) -> Block:
-    """Lumiére's blocks have the same parts under the same names."""
+    """Lumiére's blocks name their modules the same."""
     attention, mlp = layer.self_attn, layer.mlp
     return Block(
         block=layer,
@@ -123,18 +124,18 @@ def _llama_block(layer: Any) -> Block:
         query=Columns(attention.q_proj),
         key=Columns(attention.k_proj),
         value=Columns(attention.v_proj),
-        attention_exit=(attention.o_proj,),
+        attention_output=(attention.o_proj,),
         mlp_norm=layer.post_attention_layernorm,
         gate=mlp.gate_proj,
         up=mlp.up_proj,
         down=mlp.down_proj,
-        mlp_exit=mlp.down_proj,
+        mlp_output=mlp.down_proj,
     )
 
 
-def _lumenspark(model: Any) -> Anatomy:
+def _lumenspark(model: Any) -> Architecture:
     blocks = tuple(_lumenspark_block(layer) for layer in model.model.layers)
-    return Anatomy(model.config.tensor_sizes, blocks, model.model.norm, model.lm_head)
+    return Architecture(model.config.tensor_sizes, blocks, model.model.norm, model.lm_head)
 
 
 def _lumenspark_block(layer: Any) -> Block:
@@ -146,16 +147,16 @@ def _lumenspark_block(layer: Any) -> Block:
         query=Columns(attention.q_proj),
         key=Columns(attention.k_proj),
         value=Columns(attention.v_proj),
-        attention_exit=(attention.o_proj, layer.attention_scale),
+        attention_output=(attention.o_proj, layer.attention_scale),
         mlp_norm=layer.feed_forward_norm,
         gate=None,
         up=layer.feed_forward.up_proj,
         down=layer.feed_forward.down_proj,
-        mlp_exit=layer.feed_forward_scale,
+        mlp_output=layer.feed_forward_scale,
     )
 
 
-def _gpt2(model: Any) -> Anatomy:
+def _gpt2(model: Any) -> Architecture:
     config = model.config
     sizes = TensorSizes(
         layers=config.n_layer,
@@ -167,7 +168,7 @@ def _gpt2(model: Any) -> Anatomy:
         vocabulary=config.vocab_size,
     )
     blocks = tuple(_gpt2_block(layer, config.n_embd) for layer in model.transformer.h)
-    return Anatomy(sizes, blocks, model.transformer.ln_f, model.lm_head)
+    return Architecture(sizes, blocks, model.transformer.ln_f, model.lm_head)
 
 
 def _gpt2_block(layer: Any, width: int) -> Block:
@@ -179,16 +180,16 @@ def _gpt2_block(layer: Any, width: int) -> Block:
         query=Columns(attention.c_attn, 0, width),
         key=Columns(attention.c_attn, width, 2 * width),
         value=Columns(attention.c_attn, 2 * width, 3 * width),
-        attention_exit=(attention.c_proj,),
+        attention_output=(attention.c_proj,),
         mlp_norm=layer.ln_2,
         gate=None,
         up=mlp.c_fc,
         down=mlp.c_proj,
-        mlp_exit=mlp.c_proj,
+        mlp_output=mlp.c_proj,
     )
 
 
-FAMILIES: dict[str, Callable[[Any], Anatomy]] = {
+FAMILIES: dict[str, Callable[[Any], Architecture]] = {
     "lumiere": _lumiere,
     "lumenspark": _lumenspark,
     "gpt2": _gpt2,

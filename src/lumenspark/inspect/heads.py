@@ -1,4 +1,4 @@
-"""What heads do: scores on repeated random tokens, and what each head's loss would cost."""
+"""Attention heads: scores on repeated random tokens, and ablation of each head."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
 from lumenspark.inspect.inputs import Text
 from lumenspark.inspect.patch import Edit, patch, zero
 from lumenspark.inspect.trace import Trace, in_evaluation, trace
 
-LONGEST = 64  # tokens that are repeated, where the context has room for more
+LONGEST = 64  # repeated tokens, even in a longer context
 
 
 @dataclass(eq=False)
 class HeadScores:
-    """How much each of H heads in L layers does of what heads are known to do.
+    """Scores of H heads in L layers for well-known head behaviours.
 
-    ``scores`` holds, by name, (L, H): the attention paid to the *previous token*, to the earlier
-    occurrence of the same token (*duplicate token*), to the token after that (*induction*; Olsson
-    et al. 2022, arXiv 2209.11895) and to the first token (*attention sink*; Xiao et al. 2023, arXiv
-    2309.17453), as means from 0 to 1; and the *entropy* of the attention in nats.
-    ``first_loss`` and ``second_loss`` are nats per token, of random tokens and of their repetition:
-    the second is lower where heads find again what was there.
+    ``scores`` holds (L, H) by name: the mean attention, from 0 to 1, to the *previous token*, to
+    the earlier occurrence of the same token (*duplicate token*), to the token after that
+    (*induction*; Olsson et al. 2022, arXiv 2209.11895) and to the first token (*attention sink*;
+    Xiao et al. 2023, arXiv 2309.17453); and the *entropy* of the attention in nats.
+    ``first_loss`` and ``second_loss`` are in nats per token, on random tokens and on their
+    repetition; induction lowers the second.
     """
 
     scores: dict[str, Tensor]
@@ -42,28 +42,23 @@ class HeadScores:
         return "\n".join(lines)
 
     def strongest(self, name: str) -> tuple[int, int]:
-        """The layer and the head with the highest score of that name."""
+        """The layer and head with the highest score ``name``."""
         scores = self.scores[name]
         layer, head = divmod(int(scores.argmax()), scores.shape[1])
         return layer, head
-
-    def _repr_html_(self) -> str:
-        from lumenspark.inspect.notebook import scores_html
-
-        return scores_html(self)
 
 
 @in_evaluation
 def head_scores(
     model: Any, *, rows: int = 8, length: int | None = None, seed: int = 0
 ) -> HeadScores:
-    """Score all heads on ``rows`` rows of ``length`` random tokens, each row said twice.
+    """Score all heads on ``rows`` rows of ``length`` random tokens, repeated once in each row.
 
-    A row begins with the model's beginning-of-text token where it has one. ``length`` is as large
-    as the context allows, up to 64, unless given. The model is run in evaluation mode; the same
-    seed gives the same scores.
+    Rows start with the model's beginning-of-text token, if it has one. ``length`` defaults to the
+    largest that fits into the context, at most 64. The model runs in evaluation mode; scores are
+    deterministic for a seed.
 
-    Raises UserError where the rows do not fit.
+    Raises UserError if the rows exceed the context.
     """
     ids, begin, length = repeated_tokens(model, rows, length, seed)
     found = trace(model, ids, ["blocks.*.attention.pattern"])
@@ -72,7 +67,7 @@ def head_scores(
 
 
 def score_patterns(found: Trace, begin: int, length: int) -> dict[str, Tensor]:
-    """By name (L, H), from all patterns on what :func:`repeated_tokens` gave."""
+    """Scores (L, H) by name, from the patterns of all layers on :func:`repeated_tokens`."""
     patterns = found.tensors.values()
     return {
         name: torch.stack([score(pattern, begin, length) for pattern in patterns]).float().cpu()
@@ -81,7 +76,7 @@ def score_patterns(found: Trace, begin: int, length: int) -> dict[str, Tensor]:
 
 
 def losses_of_both(found: Trace, begin: int, length: int) -> tuple[float, float]:
-    """Nats per token: of the random tokens, and of their repetition."""
+    """Nats per token, on the random tokens and on their repetition."""
     second = begin + length
     return float(found.loss[:, 1:second].mean()), float(found.loss[:, second:].mean())
 
@@ -89,7 +84,7 @@ def losses_of_both(found: Trace, begin: int, length: int) -> tuple[float, float]
 def repeated_tokens(
     model: Any, rows: int = 8, length: int | None = None, seed: int = 0
 ) -> tuple[Tensor, int, int]:
-    """Random ids, each row said twice: (rows, begin + 2·length); ``begin``; ``length``.
+    """Random ids, repeated once in each row: (rows, begin + 2·length); ``begin``; ``length``.
 
     ``begin`` is the column of the first random token: 1 after a beginning-of-text token, else 0.
     """
@@ -102,7 +97,7 @@ def repeated_tokens(
     length = min(longest, LONGEST) if length is None else length
     if not 2 <= length <= longest:
         raise UserError(
-            f"{length} tokens said twice: take from 2 to {longest} for a context of {context}"
+            f"{length} repeated tokens: choose from 2 to {longest} for a context of {context}"
         )
     plain = torch.tensor([token for token in range(config.vocab_size) if token not in special])
     noise = torch.Generator().manual_seed(seed)
@@ -117,12 +112,12 @@ def entropy(pattern: Tensor) -> Tensor:
 
 
 def _offset(offset: int, pattern: Tensor, queries: slice) -> Tensor:
-    """The mean attention (H,) of ``queries`` to the token ``offset`` before them."""
+    """The mean attention (H,) of ``queries`` to the token ``offset`` positions earlier."""
     return pattern.diagonal(-offset, dim1=-2, dim2=-1)[..., queries].mean((0, 2))
 
 
-# From a pattern (B, H, T, T), the column where the random tokens begin, and their number, to (H,).
-# A diagonal at offset d begins with the query d, so its last ``length`` places are the repetition.
+# (pattern (B, H, T, T), first column of the random tokens, their number) -> (H,).
+# The diagonal at offset d starts with query d, so its last ``length`` entries are the repetition.
 SCORES: dict[str, Callable[[Tensor, int, int], Tensor]] = {
     "previous token": lambda pattern, begin, length: _offset(1, pattern, slice(None)),
     "duplicate token": lambda pattern, begin, length: _offset(
@@ -144,12 +139,12 @@ def ablate_heads(
     tokenizer: Any = None,
     attention_mask: Tensor | None = None,
 ) -> Tensor:
-    """What each head is worth on ``text``: (L, H) nats per token that its loss would cost.
+    """The increase of the loss on ``text`` when each head is ablated: (L, H) nats per token.
 
-    ``edit`` is what is done to what the head adds to the residual stream: ``zero``, ``mean``.
-    ``positions`` picks the tokens whose loss counts. Negative where the model is better without it.
+    ``edit`` is applied to the head's output in the residual stream: ``zero`` or ``mean``.
+    ``positions`` selects the tokens whose loss counts. Negative if ablation lowers the loss.
     """
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
 
     def loss() -> float:
         found = trace(model, text, tokenizer=tokenizer, attention_mask=attention_mask)

@@ -1,12 +1,17 @@
-"""What traces, lenses and scores show of themselves in a notebook: the first text of a batch."""
+"""Notebook displays: ``_repr_html_`` of traces, lenses and scores, for the first text of a batch.
 
+Importing this module sets the methods, so that the modules of the results need no page code.
+"""
+
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
 from lumenspark.inspect.activation_patching import PatchingEffects
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
+from lumenspark.inspect.attribution import Attribution
 from lumenspark.inspect.heads import HeadScores
-from lumenspark.inspect.logit_lens import Attribution, LogitLens
+from lumenspark.inspect.logit_lens import LogitLens
 from lumenspark.inspect.pages.build import (
     guesses_of,
     model_facts,
@@ -21,7 +26,7 @@ from lumenspark.inspect.trace import Trace
 
 
 def trace_html(found: Trace) -> str:
-    """Tokens by loss, and the maps of all heads where every layer's pattern was asked for."""
+    """Tokens by loss, and the attention maps if the trace has the pattern of every layer."""
     return _text_html(found, next_guesses(found), maps=_maps(found))
 
 
@@ -31,7 +36,7 @@ def lens_html(lens: LogitLens) -> str:
 
 
 def attribution_html(shares: Attribution) -> str:
-    """Tokens by loss, and the shares of the parts as bars."""
+    """Tokens by loss, and the contributions as bars."""
     values = shares.values[:, 0].float().cpu().numpy()
     guesses = next_guesses(shares.trace)
     return _text_html(shares.trace, guesses, parts=shares.parts, attribution=values)
@@ -44,13 +49,13 @@ def scores_html(scored: HeadScores) -> str:
 
 
 def effects_html(found: PatchingEffects) -> str:
-    """A table, layer by column: blue brings the answer back, orange drives it away."""
+    """A table, layer by column: blue restores the clean prediction, orange opposes it."""
     heading = "".join(f"<th>{escape(column)}</th>" for column in found.columns)
     rows = "".join(
         f"<tr><th>layer {layer}</th>{''.join(map(_effect_cell, effects))}</tr>"
         for layer, effects in enumerate(found.effects.tolist())
     )
-    caption = f"{escape(found.tensor)}: share of the clean answer that comes back"
+    caption = f"{escape(found.tensor)}: share of the clean logit difference restored"
     return f"<table><caption>{caption}</caption><tr><th></th>{heading}</tr>{rows}</table>"
 
 
@@ -73,8 +78,19 @@ def _text_html(found: Trace, guesses: list[list[Guess]], **parts: Any) -> str:
 
 
 def _maps(found: Trace) -> list[list[HeadMap]]:
-    layers = anatomy_of(found.model).sizes.layers
+    layers = architecture_of(found.model).sizes.layers
     names = [f"blocks.{layer}.attention.pattern" for layer in range(layers)]
     if not all(name in found.tensors for name in names):
         return []
     return [[head_map(each) for each in pattern_arrays(found[name][0])] for name in names]
+
+
+def _display(result: type, to_html: Callable[[Any], str], method: str = "_repr_html_") -> None:
+    setattr(result, method, to_html)
+
+
+_display(Trace, trace_html)
+_display(LogitLens, lens_html)
+_display(Attribution, attribution_html)
+_display(HeadScores, scores_html)
+_display(PatchingEffects, effects_html)

@@ -1,4 +1,4 @@
-"""Interventions: while a patch is open, named tensors are changed in every forward pass."""
+"""Patching: change named tensors in every forward pass inside a block."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,38 +8,36 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import inspect_names
-from lumenspark.inspect.hook_context import tapped
-from lumenspark.inspect.hooks import Function
-from lumenspark.inspect.selection import Index, matching, split_index
+from lumenspark.inspect.hooks import tensor_hooks
+from lumenspark.inspect.model_hooks import HookFunction
+from lumenspark.inspect.selection import Index, select_names, split_index
 
 Edit = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def patch(model: Any, edits: Mapping[str, Edit]) -> Iterator[None]:
-    """Inside, ``edits`` change the named tensors: in calls, in :func:`trace`, in ``generate``.
+    """Apply ``edits`` to the named tensors inside the block: in calls, :func:`trace`, ``generate``.
 
-    A name may hold ``*``, and an index in brackets that picks along the axes after the batch:
-    ``{"blocks.1.attention.heads[2]": zero}`` is head 2, ``{"blocks.*.residual[-1]": add(vector)}``
-    the last token of those that are fed (in ``generate`` with a cache: the newest one).
-    An edit is any function from the tensor (or the part picked) to what shall take its place,
-    which may be of any shape that broadcasts. Edits of one tensor follow each other; patches may
-    be nested, and end with their block whatever happens. Go backward inside the block where
-    gradient checkpointing is on, because that runs the model a second time. Functions that were
-    compiled around the model before know nothing of a patch.
+    Names are ours or TransformerLens' and may contain ``*``, and an index in brackets into the
+    axes after the batch: ``{"blocks.1.attention.heads[2]": zero}`` is head 2,
+    ``{"blocks.*.residual[-1]": add(vector)}`` the last input token (in ``generate`` with a cache:
+    the newest token). An edit is any function from the tensor, or the indexed part, to its
+    replacement, of any shape that broadcasts. Edits of the same tensor apply in order. Patches
+    nest, and are removed when their block ends, also by an exception. With gradient checkpointing,
+    run the backward pass inside the block, since it repeats the forward pass. Functions compiled
+    around the model earlier ignore patches.
 
-    Raises UserError for names that are not there and, in the forward pass, for an index or a
-    result that does not fit.
+    Raises UserError for unknown names and, in the forward pass, for an index or a result that
+    does not fit.
     """
-    functions: dict[str, Function] = {}
-    names = inspect_names(model)
+    functions: dict[str, HookFunction] = {}
     for written, edit in edits.items():
         pattern, index = split_index(written)
-        for name in matching([pattern], names):
+        for name in select_names(model, [pattern]):
             change = _change(name, index, edit)
             functions[name] = _both(functions[name], change) if name in functions else change
-    with tapped(model, functions):
+    with tensor_hooks(model, functions):
         yield
 
 
@@ -49,7 +47,7 @@ def zero(tensor: Tensor) -> Tensor:
 
 
 def mean(tensor: Tensor, mask: Tensor | None = None) -> Tensor:
-    """An edit: the mean over all rows and tokens of the pass, pads (False in ``mask``) left out.
+    """An edit: the mean over all rows and tokens, without padding (False in ``mask``).
 
     ``tensor`` is (B, T, …) or (B, H, T, …).
     """
@@ -61,27 +59,29 @@ def mean(tensor: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def replace(value: Tensor | float) -> Edit:
-    """An edit: ``value``, of any shape that broadcasts."""
+    """An edit: replace by ``value``, of any shape that broadcasts."""
 
-    def put(tensor: Tensor) -> Tensor:
+    def edit(tensor: Tensor) -> Tensor:
         return torch.as_tensor(value).to(tensor)
 
-    return put
+    return edit
 
 
 def add(vector: Tensor | float) -> Edit:
-    """An edit: the tensor plus ``vector``, of any shape that broadcasts."""
+    """An edit: add ``vector``, of any shape that broadcasts."""
 
-    def plus(tensor: Tensor) -> Tensor:
+    def edit(tensor: Tensor) -> Tensor:
         return tensor + torch.as_tensor(vector).to(tensor)
 
-    return plus
+    return edit
 
 
-def _change(name: str, index: Index, edit: Edit) -> Function:
-    """The edit of the part that ``index`` picks, as a function of the whole tensor."""
+def _change(name: str, index: Index, edit: Edit) -> HookFunction:
+    """The edit of the part at ``index``, as a function of the whole tensor."""
     if edit is mean and name.endswith(".pattern"):
-        raise UserError(f"the mean of {name} over tokens would look ahead: use another edit")
+        raise UserError(
+            f"the mean of {name} over tokens would attend to later tokens: use another edit"
+        )
 
     def change(tensor: Tensor, mask: Tensor | None) -> Tensor:
         place = (slice(None), *index)
@@ -89,11 +89,13 @@ def _change(name: str, index: Index, edit: Edit) -> Function:
             part = tensor[place]
         except IndexError as error:
             raise UserError(
-                f"{name} has the shape {tuple(tensor.shape)}, so [{_written(index)}] is not in it"
+                f"[{_written(index)}] is out of range: {name} has shape {tuple(tensor.shape)}"
             ) from error
-        tokens = tensor.ndim - 3  # where the index picks tokens
+        tokens = tensor.ndim - 3  # the axis of tokens in the index
         if edit is mean and len(index) > tokens and index[tokens] != slice(None):
-            raise UserError(f"{name}[{_written(index)}] picks a token: the mean is over all tokens")
+            raise UserError(
+                f"{name}[{_written(index)}] selects tokens, but the mean is over all tokens"
+            )
         value = mean(tensor, mask).expand_as(tensor)[place] if edit is mean else edit(part)
         changed = tensor.clone()
         try:
@@ -101,15 +103,15 @@ def _change(name: str, index: Index, edit: Edit) -> Function:
         except (RuntimeError, AttributeError) as error:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UserError(
-                f"the edit of {name} gave {shape} where {tuple(part.shape)} was: give a tensor of "
-                "that shape, or one that broadcasts to it"
+                f"the edit of {name} returned {shape}: return a tensor of shape "
+                f"{tuple(part.shape)}, or one that broadcasts to it"
             ) from error
         return changed
 
     return change
 
 
-def _both(first: Function, second: Function) -> Function:
+def _both(first: HookFunction, second: HookFunction) -> HookFunction:
     def change(tensor: Tensor, mask: Tensor | None) -> Tensor | None:
         changed = first(tensor, mask)
         return second(tensor if changed is None else changed, mask)

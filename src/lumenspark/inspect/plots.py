@@ -1,4 +1,4 @@
-"""Figures for papers, by matplotlib."""
+"""Matplotlib figures for papers."""
 
 from typing import TYPE_CHECKING
 
@@ -8,13 +8,13 @@ from lumenspark.inspect.trace import Trace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_LABELS = 64  # tokens beyond which the axes count in place of naming them
+MOST_LABELS = 64  # longer texts get tick numbers instead of tokens
 
 
 def plot_attention(trace: Trace, layer: int, head: int, row: int = 0) -> "Figure":
-    """What each token (down) draws from each token before it (across), for one head.
+    """The attention pattern of one head: queries down, keys across.
 
-    Raises UserError where the pattern was not asked for, and for a head that is not there.
+    Raises UserError if the pattern was not requested or the head does not exist.
     """
     from matplotlib.figure import Figure
 
@@ -43,5 +43,5 @@ def plot_attention(trace: Trace, layer: int, head: int, row: int = 0) -> "Figure
 
 
 def visible(token: str) -> str:
-    """A token with its white space to be seen."""
+    """A token with visible white space."""
     return token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·") or "∅"

@@ -1,4 +1,4 @@
-"""What is particular to low-rank models: what their slots hold, and the rank that layers use."""
+"""Low-rank models: contents of attention slots, and effective ranks of linear layers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
 from lumenspark.inspect.inputs import Text
 from lumenspark.inspect.trace import trace
 from lumenspark.models.module_ranks import is_linear, weight_of
@@ -15,7 +15,7 @@ from lumenspark.models.module_ranks import is_linear, weight_of
 
 @dataclass(frozen=True)
 class HeldToken:
-    """A token in a slot: where it stands, its text, and its share in the slot (all sum to 1)."""
+    """A token in a slot: its position, text, and share of the slot. Shares of a slot sum to 1."""
 
     position: int
     token: str
@@ -26,17 +26,17 @@ class HeldToken:
 def slot_contents(
     model: Any, text: Text, *, top: int = 5, tokenizer: Any = None
 ) -> list[list[list[list[HeldToken]]]]:
-    """For each layer, head and slot its heaviest tokens at the end of ``text``, heaviest first.
+    """The ``top`` tokens in each layer, head and slot at the end of ``text``, largest share first.
 
-    Slots hold the blocks of ``window`` tokens before the last two; a short text leaves them empty.
-    Raises UserError for a model without slots, and for more than one text.
+    Slots hold all blocks of ``window`` tokens but the last two; after a short text they are empty.
+    Raises UserError for a model without slots, and for several texts.
     """
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
     if not sizes.slots:
-        raise UserError("this model has no slots: its attention is dense, or its window alone")
+        raise UserError("this model has no slots: its attention is dense or sliding-window only")
     found = trace(model, text, ["blocks.*.attention.slots.write"], tokenizer=tokenizer)
     if len(found.ids) != 1:
-        raise UserError(f"give one text, not {len(found.ids)}: slots are shown for one")
+        raise UserError(f"give one text, not {len(found.ids)}")
     window = model.config.window
     written = max(0, ((found.ids.shape[1] - 1) // window - 1) * window)
     tokens = found.tokens[0]
@@ -55,19 +55,19 @@ def slot_contents(
 
 @torch.no_grad()
 def effective_ranks(model: Any) -> dict[str, float]:
-    """How many dimensions each linear layer in the blocks really uses, by the module's name.
+    """The effective rank of each linear layer in the blocks, by module name.
 
-    exp of the entropy of its singular values, taken as shares (Roy and Vetterli 2007): the full
-    rank where all are equal, 1 where one is all, NaN where weights are not finite.
+    exp of the entropy of the normalised singular values (Roy and Vetterli 2007): the full rank if
+    all are equal, 1 if only one is nonzero, NaN if weights are not finite.
     """
     ranks = {}
     for name, module in model.named_modules():
         inside_a_block = ".layers." in name or ".h." in name
-        if inside_a_block and hasattr(module, "to_dense"):  # LowRankLinear, from wherever loaded
+        if inside_a_block and hasattr(module, "to_dense"):  # duck-typed LowRankLinear
             ranks[name] = _effective_rank(module.to_dense().weight)
         elif inside_a_block and is_linear(module):
             ranks[name] = _effective_rank(weight_of(module))
-    # The factors of a low-rank layer are linear layers too, but what counts is their product.
+    # Drop the factors of low-rank layers: only their product counts.
     return {name: rank for name, rank in ranks.items() if name.rpartition(".")[0] not in ranks}
 
 

@@ -1,4 +1,4 @@
-"""One forward pass, looked into: tokens, losses, logits, and every inner tensor that is named."""
+"""Tracing a forward pass: tokens, losses, logits, and inner tensors by name."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lumenspark.errors import UserError, quoted
-from lumenspark.inspect.architectures import inspect_names
-from lumenspark.inspect.hook_context import tapped
-from lumenspark.inspect.hooks import Function
+from lumenspark.errors import UserError
+from lumenspark.inspect.hooks import tensor_hooks
 from lumenspark.inspect.inputs import Inputs, Text, read_inputs, text_pieces
-from lumenspark.inspect.selection import matching
+from lumenspark.inspect.model_hooks import HookFunction
+from lumenspark.inspect.selection import NamedTensors, select_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,63 +23,49 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Trace:
-    """What a model did with B rows of T tokens.
+    """A forward pass over B rows of T tokens.
 
-    ``logits`` (B, T, V) are bit for bit those of the model by itself. ``tensors`` holds what was
-    asked for, by name, and ``gradients`` d loss / d tensor where they were asked for;
-    ``trace[name]`` is ``trace.tensors[name]``. Shapes are those of :func:`inspect_names`.
+    ``logits`` (B, T, V) are bitwise equal to an untraced pass. ``tensors`` holds the requested
+    tensors by name, ``gradients`` d loss / d tensor if requested; ``trace[name]`` is
+    ``trace.tensors[name]``. Shapes are those of :func:`inspect_names`. TransformerLens' names
+    find tensors and gradients too (docs/looking-inside.md lists them).
     """
 
     model: Any = field(repr=False)
     ids: Tensor
-    mask: Tensor | None  # (B, T) boolean, False at pads; None where there are none
+    mask: Tensor | None  # (B, T) boolean, False at padding; None without padding
     logits: Tensor = field(repr=False)
-    tensors: dict[str, Tensor] = field(repr=False)
-    gradients: dict[str, Tensor] = field(repr=False)
+    tensors: NamedTensors = field(repr=False)
+    gradients: NamedTensors = field(repr=False)
     tokenizer: Any = field(default=None, repr=False)
 
     def __getitem__(self, name: str) -> Tensor:
-        try:
-            return self.tensors[name]
-        except KeyError:
-            found = matching([name], inspect_names(self.model))
-            if found != [name]:
-                raise UserError(
-                    f"{name} stands for {len(found)} tensors: give the whole name of one"
-                ) from None
-            raise UserError(
-                f"{name} was not asked for: trace(model, text, names=[{quoted(name)}])"
-            ) from None
+        return self.tensors[name]
 
     @cached_property
     def tokens(self) -> list[list[str]]:
-        """Each row's tokens as text, which joined are the text; ids where there is no tokenizer."""
+        """Each row's tokens as strings that join to its text; ids if there is no tokenizer."""
         return [text_pieces(self.tokenizer, row) for row in self.ids.tolist()]
 
     @cached_property
     def loss(self) -> Tensor:
-        """(B, T) nats: how surprising each token was; NaN for a row's first one and for pads."""
+        """(B, T): each token's loss in nats; NaN for a row's first token and for padding."""
         with torch.no_grad():
             return token_losses(self.logits, self.ids, self.mask)
 
     @property
     def mean_loss(self) -> float:
-        """Nats for each token that was predicted. NaN where none was."""
+        """The mean loss in nats per predicted token; NaN if there are none."""
         return float(self.loss.nanmean())
 
     def plot_attention(self, layer: int, head: int, row: int = 0) -> "Figure":
-        """The attention pattern of one head as a figure of matplotlib.
+        """The attention pattern of one head as a matplotlib figure.
 
-        Raises UserError where that pattern was not asked for.
+        Raises UserError if that pattern was not requested.
         """
         from lumenspark.inspect.plots import plot_attention
 
         return plot_attention(self, layer, head, row)
-
-    def _repr_html_(self) -> str:
-        from lumenspark.inspect.notebook import trace_html
-
-        return trace_html(self)
 
 
 def trace(
@@ -92,22 +77,22 @@ def trace(
     attention_mask: Tensor | None = None,
     gradients: bool = False,
 ) -> Trace:
-    """Run ``model`` once over ``text`` and keep the tensors that ``names`` ask for.
+    """Run ``model`` once over ``text`` and keep the tensors in ``names``.
 
     ``text`` is a string, a list of strings (padded on the left), or token ids (T,) or (B, T) with
-    ``attention_mask`` where there are pads. ``names`` as in :func:`inspect_names`, ``*`` matching
-    anything: ``["blocks.*.attention.pattern"]``. The tokenizer beside the weights is taken unless
-    another is given. ``gradients=True`` gives d loss / d tensor for each name, where the loss is
-    the mean over all tokens that were predicted.
+    ``attention_mask`` if they are padded. ``names`` are those of :func:`inspect_names` or
+    TransformerLens'; ``*`` matches anything: ``["blocks.*.attention.pattern"]``. ``tokenizer``
+    defaults to the one saved with the weights. ``gradients=True`` adds d loss / d tensor for each
+    name; the loss is the mean over all predicted tokens.
 
-    Attention weights are computed beside the fast attention, for the layers that are asked for.
-    The model is run in the mode that it is in; in training, what a sublayer adds is shown before
-    dropout. Not for two threads at once on one model.
+    Attention weights are computed next to the fast attention kernel, for requested layers only.
+    The model runs in its current mode; in training mode, sublayer outputs are those before
+    dropout. Not thread-safe: one trace of a model at a time.
 
-    Raises UserError for names that are not there, text without tokens, ids past the context, and
-    models of other families.
+    Raises UserError for unknown names, text without tokens, text longer than the context, and
+    unsupported architectures.
     """
-    wanted = matching(names, inspect_names(model))
+    wanted = select_names(model, names)
     if gradients and torch.is_inference_mode_enabled():
         raise UserError("there are no gradients inside torch.inference_mode(): trace outside of it")
     if gradients and model.training and getattr(model, "is_gradient_checkpointing", False):
@@ -115,32 +100,35 @@ def trace(
             "gradient checkpointing runs the model twice: trace in evaluation mode (model.eval())"
         )
     inputs = read_inputs(model, text, tokenizer, attention_mask)
-    kept: dict[str, Tensor] = {}
+    tensors = NamedTensors(model)
     probes: dict[str, Tensor] | None = {} if gradients else None
-    functions = {name: _keep(name, kept) for name in wanted}
-    with torch.set_grad_enabled(gradients), tapped(model, functions, probes):
+    functions = {name: _keep(name, tensors) for name in wanted}
+    with torch.set_grad_enabled(gradients), tensor_hooks(model, functions, probes):
         logits = model(**inputs.arguments()).logits
+    gradient_of = NamedTensors(model)
+    if probes is not None:
+        gradient_of.update(_gradients(logits, inputs, probes))
     return Trace(
         model=model,
         ids=inputs.ids,
         mask=inputs.mask,
         logits=logits.detach(),
-        tensors=kept,
-        gradients=_gradients(logits, inputs, probes) if probes is not None else {},
+        tensors=tensors,
+        gradients=gradient_of,
         tokenizer=inputs.tokenizer,
     )
 
 
 def in_evaluation(function: Callable[..., Result]) -> Callable[..., Result]:
-    """``function(model, …)`` with the model in evaluation mode meanwhile, and without gradients.
+    """Run ``function(model, …)`` in evaluation mode without gradients, then restore the mode.
 
-    With dropout parts would not sum to the whole, and twice the same would not give the same.
+    With dropout, parts would not sum to the whole and results would not be reproducible.
     """
 
     @wraps(function)
     def evaluating(model: Any, *args: Any, **kwargs: Any) -> Result:
         if not hasattr(model, "eval"):
-            return function(model, *args, **kwargs)  # which says what is wrong with it
+            return function(model, *args, **kwargs)  # which raises the error for it
         training = [module for module in model.modules() if module.training]
         model.eval()
         try:
@@ -154,7 +142,7 @@ def in_evaluation(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def token_losses(logits: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """-ln p of each token (B, T) given those before it, in float32; NaN where none is before it."""
+    """-ln p (B, T) of each token given the previous ones, in float32; NaN if there are none."""
     predicted = functional.cross_entropy(
         logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
     ).view(len(ids), -1)
@@ -165,15 +153,15 @@ def token_losses(logits: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
     return losses.masked_fill(~(mask & before), torch.nan)
 
 
-def _keep(name: str, kept: dict[str, Tensor]) -> Function:
-    def look(tensor: Tensor, mask: Tensor | None) -> None:
-        kept[name] = tensor.detach()
+def _keep(name: str, tensors: dict[str, Tensor]) -> HookFunction:
+    def keep(tensor: Tensor, mask: Tensor | None) -> None:
+        tensors[name] = tensor.detach()
 
-    return look
+    return keep
 
 
 def _gradients(logits: Tensor, inputs: Inputs, probes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """d mean loss / d tensor for each name; zeros where the loss does not depend on it."""
+    """d mean loss / d tensor for each name; zeros if the loss does not depend on it."""
     if not probes:
         return {}
     with torch.enable_grad():

@@ -1,7 +1,7 @@
-"""Lumiére and Lumenspark in TransformerLens: where it finds what it has names for.
+"""TransformerLens adapters for Lumiére and Lumenspark.
 
-TransformerLens 4 (https://github.com/TransformerLensOrg/TransformerLens) learns of these adapters
-by the entry points ``transformer_lens.architectures`` of this package. A model in memory::
+TransformerLens 4 (https://github.com/TransformerLensOrg/TransformerLens) discovers these adapters
+through this package's entry points ``transformer_lens.architectures``. For a model in memory::
 
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -9,8 +9,8 @@ by the entry points ``transformer_lens.architectures`` of this package. A model 
         model, "LumiereForCausalLM", hf_config=model.config, tokenizer=tokenizer
     )
 
-``boot_transformers``, which reads a folder, asks whether it knows a model before it asks the entry
-points (4.3), so they have to be asked before it, once in a program::
+``boot_transformers``, which reads a folder, checks the architecture before it discovers entry
+points (4.3), so discover them first, once per program::
 
     from transformer_lens import TransformerBridge
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
@@ -18,13 +18,13 @@ points (4.3), so they have to be asked before it, once in a program::
     ArchitectureAdapterFactory.discover_entry_points()
     bridge = TransformerBridge.boot_transformers("runs/k3v9x2mq/checkpoints/best")
 
-Whatever else asks them does as well: ``build_bridge_from_module``, or importing this module.
+Calling ``build_bridge_from_module`` or importing this module works too.
 
-Either way the logits are those of the model to float error, and hooks act: a changed
-``hook_pattern`` changes the output. A model in memory is taken apart in place, as TransformerLens
-does with every model; give it a ``copy.deepcopy`` of one that you want to go on with.
+Either way the logits equal the model's within float error, and hooks take effect: a changed
+``hook_pattern`` changes the output. As with every model, TransformerLens modifies a model in memory
+in place: pass a ``copy.deepcopy`` if you still need the original.
 
-Nothing else here imports this module: it needs the extra ``transformer-lens``.
+No other module imports this one: it needs the extra ``transformer-lens``.
 """
 
 from typing import Any
@@ -46,13 +46,13 @@ from transformer_lens.model_bridge.generalized_components import (
     UnembeddingBridge,
 )
 
-import lumenspark.models  # noqa: F401  # so that transformers knows our configs and models
+import lumenspark.models  # noqa: F401  # registers our configs and models with transformers
 from lumenspark.errors import UserError
 from lumenspark.models.lowrank_attention_map import lowrank_attention_map
 
 
 class DenseAttention(PositionEmbeddingsAttentionBridge):
-    """Dense attention, step by step with a hook at each; our blocks give arguments by place."""
+    """Dense attention with hooks at each step; our blocks pass arguments by position."""
 
     def forward(
         self,
@@ -67,16 +67,16 @@ class DenseAttention(PositionEmbeddingsAttentionBridge):
 
 
 class LowRankAttention(AttentionBridge):
-    """Low-rank attention by its token-to-token weights, which take O(T²): ``hook_pattern``.
+    """Low-rank attention computed from its token-to-token weights, in O(T²): ``hook_pattern``.
 
-    The softmax is over slots and near tokens together, so there are no scores of single tokens.
+    There are no scores by token: the softmax is over slots and near tokens together.
     """
 
     supports_split_qkv_fork = False
 
     def __init__(self, name: str, config: Any, submodules: dict[str, Any]) -> None:
         super().__init__(name, config, submodules)
-        del self.hook_attn_scores  # a hook that never fires would be worse than none
+        del self.hook_attn_scores  # it would never fire
         del self._hook_registry["hook_attn_scores"]
 
     def forward(
@@ -86,15 +86,15 @@ class LowRankAttention(AttentionBridge):
         past_key_values: Any = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Raises UserError where a cache is given, and for several texts in one row."""
+        """Raises UserError if a cache is given, and for packed texts."""
         if past_key_values is not None:
             raise UserError(
-                "in TransformerLens low-rank attention reads the whole text at each step: give no "
-                "cache, and generate by bridge.generate, or with use_cache=False"
+                "in TransformerLens, low-rank attention reads the whole text at each step: give no "
+                "cache, and generate with bridge.generate or use_cache=False"
             )
         if isinstance(attention_mask, list):
             raise UserError(
-                "in TransformerLens low-rank attention reads one text a row: leave position_ids out"
+                "in TransformerLens low-rank attention takes one text per row: omit position_ids"
             )
         attention: Any = self.original_component
         hidden = self.hook_in(hidden_states)
@@ -120,7 +120,7 @@ class LumiereAdapter(ArchitectureAdapter):
         cfg.positional_embedding_type = "standard"
         cfg.gated_mlp = True
         cfg.act_fn = "silu"
-        cfg.attn_implementation = "eager"  # the kind of mask that DenseAttention takes
+        cfg.attn_implementation = "eager"  # the mask format of DenseAttention
         self.weight_processing_conversions = {**self._qkvo_weight_conversions()}
         self.component_mapping = {
             "embed": EmbeddingBridge("model.embed_tokens"),
@@ -140,12 +140,12 @@ class LumiereAdapter(ArchitectureAdapter):
         }
 
     def prepare_model(self, hf_model: Any) -> None:
-        """Low-rank layers become dense ones that compute the same, because W_Q, … are read."""
+        """Replace low-rank layers by equivalent dense ones, since TransformerLens reads W_Q, …"""
         super().prepare_model(hf_model)
         make_dense(hf_model)
         self.cfg.d_mlp = hf_model.config.gated_size
         for block in hf_model.model.layers:
-            block.self_attn.attention_dropout = hf_model.config.dropout  # is looked for there
+            block.self_attn.attention_dropout = hf_model.config.dropout  # read by the bridge
 
 
 class LumensparkAdapter(ArchitectureAdapter):
@@ -158,7 +158,7 @@ class LumensparkAdapter(ArchitectureAdapter):
         cfg.positional_embedding_type = "standard"
         cfg.gated_mlp = False
         cfg.act_fn = "gelu"
-        cfg.attn_implementation = "eager"  # the kind of mask that DenseAttention takes
+        cfg.attn_implementation = "eager"  # the mask format of DenseAttention
         self.weight_processing_conversions = {**self._qkvo_weight_conversions()}
         self.component_mapping = {
             "embed": EmbeddingBridge("model.embed_tokens"),
@@ -169,10 +169,10 @@ class LumensparkAdapter(ArchitectureAdapter):
         }
 
     def prepare_model(self, hf_model: Any) -> None:
-        """Low-rank layers become dense ones, and LayerScale a part of their weights.
+        """Replace low-rank layers by equivalent dense ones, and fold LayerScale into them.
 
-        So W_Q, … can be read, and a head times W_O is what it adds to the residual stream. The
-        model computes the same as before.
+        TransformerLens can then read W_Q, …, and a head's output times W_O is its contribution to
+        the residual stream. The model's outputs do not change.
         """
         super().prepare_model(hf_model)
         make_dense(hf_model)
@@ -184,7 +184,7 @@ class LumensparkAdapter(ArchitectureAdapter):
                 DelegatedAttentionBlockBridge, LowRankAttention
             )
             self.supports_kv_cache = False
-            hf_model.config.use_cache = False  # or each forward pass would make one
+            hf_model.config.use_cache = False  # else each forward pass creates one
 
     def _blocks(self, block: type[BlockBridge], attention: type[AttentionBridge]) -> BlockBridge:
         projections: dict[str, Any] = {part: LinearBridge(f"{part}_proj") for part in "qkvo"}
@@ -204,15 +204,15 @@ class LumensparkAdapter(ArchitectureAdapter):
 
 
 def make_dense(model: nn.Module) -> None:
-    """Replace each low-rank layer by the dense one that computes the same."""
+    """Replace each low-rank layer by the equivalent dense one."""
     for name, layer in list(model.named_modules()):
-        if hasattr(layer, "to_dense"):  # by name: code beside the weights has classes of its own
+        if hasattr(layer, "to_dense"):  # duck-typed: remote code has its own classes
             model.set_submodule(name, layer.to_dense())
 
 
 @torch.no_grad()
 def fold_scale(linear: nn.Linear, layer_scale: Any) -> None:
-    """Multiply a LayerScale into the layer before it."""
+    """Fold a LayerScale into the preceding layer."""
     linear.weight.mul_(layer_scale.scale[:, None])
     if linear.bias is not None:
         linear.bias.mul_(layer_scale.scale)

@@ -1,4 +1,4 @@
-"""Names and shapes of a model's inner tensors, the same in code, docs and plots."""
+"""Names and shapes of a model's inner tensors: the same in code, docs and plots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ class TensorSizes:
     width: int  # of the residual stream
     units: int  # of the feed-forward layers
     vocabulary: int
-    gated: bool = False  # the feed-forward layers have a gate
-    slots: int | None = None  # of each head; None: dense attention
+    gated: bool = False  # whether the feed-forward layers have a gate
+    slots: int | None = None  # per head; None: dense attention
 
 
 def tensor_names(sizes: TensorSizes) -> dict[str, Shape]:
-    """Every name with its shape, in the order of the forward pass.
+    """All names with their shapes, in the order in which the tensors are computed.
 
-    ``B`` rows, ``T`` new tokens, ``S`` tokens including cached ones.
+    ``B`` rows, ``T`` input tokens, ``S`` tokens attended to (with a cache, more than T).
     """
     stream: Shape = ("B", "T", sizes.width)
     names: dict[str, Shape] = {"embed": stream}

@@ -1,4 +1,4 @@
-"""A real browser that opens pages from disk, without a network."""
+"""A browser that opens pages from disk, without a network."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ OpenPage = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """One for a module: its event loop would be in the way of tests elsewhere."""
+    """One per module, since its event loop interferes with other tests."""
     chromium = shutil.which("chromium")
     if chromium is None:
         missing("chromium is not installed (Debian: apt install chromium)")
@@ -29,7 +29,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def expect(browser: Any) -> Any:
-    """Playwright's assertions, which wait for a while until they hold."""
+    """Playwright's retrying assertions."""
     from playwright.sync_api import expect
 
     expect.set_options(timeout=30_000)  # as long as its other waits; a busy machine draws late

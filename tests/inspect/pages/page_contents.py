@@ -1,4 +1,4 @@
-"""Contents of pages for tests: every number is known, and none of them comes from a model."""
+"""Page contents for tests, with known numbers and no model."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ SCORES = ("previous token", "duplicate token", "induction", "attention sink", "e
 
 
 def attention(tokens: int, seed: int = 0, sharpness: float = 2.0) -> np.ndarray:
-    """(T, T): rows of weights that sum to 1, over the keys up to the row's own."""
+    """(T, T): causal rows of weights that sum to 1."""
     logits = np.random.default_rng(seed).normal(size=(tokens, tokens)).astype(np.float32)
     weights = np.tril(np.exp(sharpness * logits))
     return weights / weights.sum(axis=1, keepdims=True)
@@ -74,5 +74,5 @@ def text_content(tokens: list[str] = SENTENCE, seed: int = 0, **changes: Any) ->
 
 
 def visible(token: str) -> str:
-    """A token as the page writes it."""
+    """A token as shown on the page."""
     return token.replace(" ", "·").replace("\n", "⏎")

@@ -1,4 +1,4 @@
-"""What pages are made of, without a browser."""
+"""Page content, without a browser."""
 
 import math
 import re
@@ -74,12 +74,12 @@ def test_what_is_no_pattern_is_refused(pattern: np.ndarray) -> None:
     ids=lambda changes: next(iter(changes)),
 )
 def test_parts_that_do_not_fit_are_refused(changes: dict) -> None:
-    with pytest.raises(ValueError, match="otherwise"):
+    with pytest.raises(ValueError, match="invalid page content"):
         replace(text_content(), **changes)
 
 
 def test_curves_have_a_value_for_each_step() -> None:
-    with pytest.raises(ValueError, match="as many steps as values"):
+    with pytest.raises(ValueError, match="steps and values have the same length"):
         HeadsContent("", {}, {}, {"loss": {"training": ([1, 2], [0.5])}})
 
 
@@ -93,7 +93,7 @@ def test_same_tokens_are_compared_one_by_one() -> None:
 
 
 def of_tokens(tokens: list[str], loss: list[float]) -> object:
-    """Nothing but tokens and their losses."""
+    """Only tokens and losses."""
     empty: list = []
     return text_content(
         tokens=tokens, loss=np.array(loss), guesses=[[("a", 1.0)]] * len(tokens), maps=empty,
@@ -115,7 +115,7 @@ def test_other_tokens_are_compared_where_both_end() -> None:
 
 
 def test_a_character_that_is_cut_between_tokens() -> None:
-    """Its first pieces are empty, and belong to it, not to what was before."""
+    """Its first pieces are empty and belong to it, not to the previous token."""
     left = of_tokens(["a", "", "☃", "b"], [1.0, 2.0, 3.0, 4.0])
     right = of_tokens(["a", "☃", "b"], [1.0, 5.0, 4.0])
     result = compare(CompareContent("", left, right))
@@ -129,7 +129,7 @@ def test_two_texts_are_not_compared() -> None:
 
 
 def test_page_names_no_address() -> None:
-    """But the names of XML's vocabularies, which are fetched by nobody."""
+    """Except XML namespaces, which are never fetched."""
     page = render_text_page(text_content())
     assert set(re.findall(r"https?://[^\"'\s]+", page)) <= {"http://www.w3.org/2000/svg"}
     assert "default-src 'none'" in page

@@ -1,4 +1,4 @@
-"""The page of 4,096 tokens: small enough, few elements at once, and still exact."""
+"""A page of 4,096 tokens: small, few DOM elements at once, and exact."""
 
 import math
 from typing import Any
@@ -15,13 +15,13 @@ LAYERS, HEADS = 4, 4
 
 @pytest.fixture(scope="module")
 def noisy() -> np.ndarray:
-    """Weights that can hardly be compressed: (T, T)."""
+    """Weights that hardly compress: (T, T)."""
     return attention(T, seed=7, sharpness=1.0)
 
 
 @pytest.fixture(scope="module")
 def html(noisy: np.ndarray) -> str:
-    """Sixteen heads; 0.1 and 1.3 are kept whole."""
+    """Sixteen heads, 0.1 and 1.3 at full resolution."""
     whole, pooled = head_map(noisy, whole=True), head_map(noisy)
     maps = [[pooled] * HEADS for _ in range(LAYERS)]
     maps[0][1] = maps[1][3] = whole
@@ -36,7 +36,7 @@ def page(open_page: Any, html: str) -> Any:
 
 
 def test_size(html: str, noisy: np.ndarray) -> None:
-    """Below 15 MB, and so it would be with five whole heads of plain noise."""
+    """Below 15 MB, even with five full-resolution heads of noise."""
     assert len(html.encode()) < 7_000_000
 
 
@@ -64,7 +64,7 @@ def test_text_by_keyboard_to_its_end(page: Any) -> None:
 
 
 def readout(page: Any) -> tuple[int, int, float]:
-    """The query, the key and the weight that the large map says its cursor is on."""
+    """The query, key and weight at the cursor of the large map."""
     names = page.locator(".readout dt").all_inner_texts()
     weight = page.locator(".readout .weight").inner_text()
     return int(names[0].split()[1]), int(names[1].split()[1]), float(weight.lstrip("<"))

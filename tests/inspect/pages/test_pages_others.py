@@ -1,4 +1,4 @@
-"""The pages of all heads and of two models, in a real browser."""
+"""The pages of all heads and of two models, in a browser."""
 
 import math
 from typing import Any
@@ -148,7 +148,7 @@ def test_scores_of_both(open_page: Any) -> None:
 
 
 def test_other_tokenizer_and_other_shape(open_page: Any, expect: Any) -> None:
-    """Compared by stretches; the second model has one layer of two heads, and fewer tokens."""
+    """Compared by spans; the second model has one layer of two heads, and fewer tokens."""
     tokens = ["The", " river runs", " south", ".\n", "The river", " is ☃", "."]
     one = [[head_map(attention(len(tokens), seed)) for seed in (5, 6)]]
     content = both(
@@ -157,8 +157,8 @@ def test_other_tokenizer_and_other_shape(open_page: Any, expect: Any) -> None:
         scores={"induction": np.full((1, 2), 0.5)},
     )
     page = open_page(render_compare_page(content))
-    stretches = ["The", " river runs", " south", ".\n", "The river", " is ☃", "."]
-    assert page.locator(".token").all_inner_texts() == [visible(text) for text in stretches]
+    spans = ["The", " river runs", " south", ".\n", "The river", " is ☃", "."]
+    assert page.locator(".token").all_inner_texts() == [visible(text) for text in spans]
     page.locator(".token[data-token='1']").hover()
     bits = content.left.loss[2:4].sum() / math.log(2) / len(" river runs")
     assert "bits per byte" in page.locator(".detail").inner_text()

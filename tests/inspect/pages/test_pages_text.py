@@ -1,4 +1,4 @@
-"""The page of a text, in a real browser: what is read from it is what went into it."""
+"""The page of a text, in a browser: shown values equal the content."""
 
 import math
 import re
@@ -107,7 +107,7 @@ def test_pointing_at_a_token(page: Any, content: Any, t: int) -> None:
 
 def test_the_first_token_was_not_predicted(page: Any) -> None:
     token(page, 0).hover()
-    assert "Nothing was predicted here" in page.locator(".detail").inner_text()
+    assert "No prediction: this is the beginning" in page.locator(".detail").inner_text()
     page.locator("h1").hover()  # away: the chosen token is shown again
     assert "token 1 of 12" in page.locator(".detail").inner_text()
 
@@ -294,7 +294,7 @@ def test_attribution_bars(page: Any, content: Any) -> None:
     page.get_by_label("largest first").check()
     shown = numbers(page.locator(".attribution tbody td:last-child").all_inner_texts())
     np.testing.assert_allclose(shown, values[np.argsort(-np.abs(values))], atol=6e-4)
-    page.get_by_label("the next token").click()
+    page.get_by_label("next token").click()
     assert "After ⏎ 6" in page.locator(".chosen-token").inner_text()
 
 
@@ -453,7 +453,7 @@ def test_no_names_leak(browser: Any, page: Any, tmp_path: Path) -> None:
 
 def test_without_scripts(open_page: Any, html: str) -> None:
     page = open_page(html, java_script_enabled=False)
-    assert "allow scripts" in page.locator("noscript").inner_text()
+    assert "enable scripts" in page.locator("noscript").inner_text()
     assert "1,053,824" in page.locator(".facts").inner_text()
 
 

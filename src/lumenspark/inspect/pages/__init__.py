@@ -1,4 +1,4 @@
-"""Pages that show what a model does: one HTML file each, which needs nothing but a browser."""
+"""HTML pages about a model: one self-contained file each."""
 
 from lumenspark.inspect.pages.content import (
     CompareContent,

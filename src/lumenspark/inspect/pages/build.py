@@ -1,4 +1,4 @@
-"""From a model and a text to what a page shows."""
+"""Page content from a model and a text."""
 
 from collections.abc import Collection, Mapping
 from math import exp
@@ -8,11 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from lumenspark.errors import UserError
-from lumenspark.inspect.architectures import anatomy_of
+from lumenspark.inspect.architectures import architecture_of
+from lumenspark.inspect.attribution import attribution
 from lumenspark.inspect.heads import entropy, head_scores
-from lumenspark.inspect.hook_context import tapped
+from lumenspark.inspect.hooks import tensor_hooks
 from lumenspark.inspect.inputs import Text, token_pieces
-from lumenspark.inspect.logit_lens import LogitLens, attribution, logit_lens
+from lumenspark.inspect.logit_lens import LogitLens, logit_lens
 from lumenspark.inspect.pages.content import (
     Curve,
     Guess,
@@ -37,11 +38,11 @@ def text_content(
     tokenizer: Any = None,
     whole: Collection[Head] = (),
 ) -> TextContent:
-    """One text through one model. ``whole``: the heads whose maps are kept in full at any length.
+    """Content of a page about one text. ``whole``: heads whose maps keep full resolution.
 
-    Raises UserError for more than one text, and for a head that is not there.
+    Raises UserError for several texts, and for a head that does not exist.
     """
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
     for layer, head in whole:
         if not (0 <= layer < sizes.layers and 0 <= head < sizes.heads):
             raise UserError(
@@ -51,7 +52,7 @@ def text_content(
     lens = logit_lens(model, text, top=GUESSES, tokenizer=tokenizer)
     found = lens.trace
     if len(found.ids) != 1:
-        raise UserError(f"a page shows one text, and these are {len(found.ids)}")
+        raise UserError(f"a page shows one text, not {len(found.ids)}")
     shares = attribution(model, text, tokenizer=tokenizer)
     maps, entropies = _maps(model, text, tokenizer, whole)
     scores = {name: value.numpy() for name, value in head_scores(model).scores.items()}
@@ -74,7 +75,7 @@ def text_content(
 def heads_content(
     model: Any, title: str, series: Mapping[str, dict[str, Curve]] | None = None
 ) -> HeadsContent:
-    """All heads of a model, scored on repeated random tokens, and what its training recorded."""
+    """All heads of a model, scored on repeated random tokens, and metrics from its training."""
     scored = head_scores(model)
     facts = {
         "loss of random tokens": f"{scored.first_loss:.3f} nats",
@@ -93,7 +94,7 @@ def heads_content(
 def _maps(
     model: Any, text: Text, tokenizer: Any, whole: Collection[Head]
 ) -> tuple[list[list[HeadMap]], np.ndarray]:
-    """Every head's map, and the entropy (L, H) on this text. No pattern is kept, for its size."""
+    """Every head's map, and the entropy (L, H) on this text. Patterns are freed layer by layer."""
     maps: list[list[HeadMap]] = []
     entropies: list[np.ndarray] = []
 
@@ -103,31 +104,31 @@ def _maps(
         maps.append([head_map(each, (layer, head) in whole) for head, each in heads])
         entropies.append(entropy(pattern).mean((0, 2)).cpu().numpy())
 
-    layers = range(anatomy_of(model).sizes.layers)
-    with tapped(model, {f"blocks.{layer}.attention.pattern": pack for layer in layers}):
+    layers = range(architecture_of(model).sizes.layers)
+    with tensor_hooks(model, {f"blocks.{layer}.attention.pattern": pack for layer in layers}):
         trace(model, text, tokenizer=tokenizer)
     return maps, np.stack(entropies)
 
 
 def pattern_arrays(pattern: Tensor) -> np.ndarray:
-    """The patterns (H, T, T) of a layer, rounding errors beyond 0 and 1 cut off."""
+    """The patterns (H, T, T) of a layer, clamped to [0, 1] against rounding errors."""
     array: np.ndarray = pattern.float().clamp(0, 1).cpu().numpy()
     return array
 
 
 def guesses_of(lens: LogitLens, row: int) -> list[list[Guess]]:
-    """For each token the likeliest next ones with their probabilities, by one row of the lens."""
+    """The most likely next tokens after each token with probabilities, from one row of the lens."""
     return _guesses(lens.trace.tokenizer, lens.ids[row, 0], lens.probabilities[row, 0])
 
 
 def next_guesses(found: Trace) -> list[list[Guess]]:
-    """For each token the likeliest next ones with their probabilities, by the model itself."""
+    """The most likely next tokens after each token with probabilities, from the model's output."""
     likeliest = found.logits[0].float().softmax(-1).topk(GUESSES)
     return _guesses(found.tokenizer, likeliest.indices, likeliest.values)
 
 
 def _guesses(tokenizer: Any, ids: Tensor, probabilities: Tensor) -> list[list[Guess]]:
-    """(T, n) of each."""
+    """``ids`` and ``probabilities`` are (T, n)."""
     return [
         list(zip(token_pieces(tokenizer, likeliest), shares, strict=True))
         for likeliest, shares in zip(ids.tolist(), probabilities.tolist(), strict=True)
@@ -135,7 +136,7 @@ def _guesses(tokenizer: Any, ids: Tensor, probabilities: Tensor) -> list[list[Gu
 
 
 def top_guesses(lens: LogitLens) -> list[list[Guess]]:
-    """For each row of the lens and each token the likeliest next one with its probability."""
+    """The most likely next token after each token with its probability, by row of the lens."""
     return [[likeliest[0] for likeliest in guesses_of(lens, row)] for row in range(len(lens.rows))]
 
 
@@ -147,7 +148,7 @@ def _slots(model: Any, text: Text, tokenizer: Any) -> list[list[list[list[Share]
 
 
 def model_facts(model: Any) -> dict[str, str]:
-    sizes = anatomy_of(model).sizes
+    sizes = architecture_of(model).sizes
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {
         "model": type(model).__name__,

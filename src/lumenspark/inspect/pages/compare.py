@@ -1,4 +1,4 @@
-"""Two models' losses on one text, even where they cut it into different tokens."""
+"""Two models' losses on one text, also across different tokenizers."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from lumenspark.inspect.pages.content import CompareContent, TextContent
 
 @dataclass(frozen=True)
 class Comparison:
-    """Losses over S stretches of a text, each of them whole tokens for both models.
+    """Losses over S spans of a text, each a sequence of whole tokens in both models.
 
-    ranges: (S, 4): the first token and the one after the last, on the left, then on the right
-    left, right: (S,) in ``unit``; NaN where a model predicted nothing
-    overall: both over all stretches that both predicted, in ``unit``; NaN where there are none
-    unit: ``nats per token`` where the tokens are the same, else ``bits per byte``
+    ranges: (S, 4): first token and end (exclusive) on the left, then on the right
+    left, right: (S,) in ``unit``; NaN without a prediction
+    overall: both losses over all spans that both models predicted, in ``unit``; NaN without any
+    unit: ``nats per token`` if both have the same tokens, else ``bits per byte``
     """
 
     ranges: np.ndarray
@@ -26,7 +26,7 @@ class Comparison:
 
 
 def compare(content: CompareContent) -> Comparison:
-    """Raises ValueError where the two are not of the same text."""
+    """Compare both sides. Raises ValueError if their texts differ."""
     left, right = content.left, content.right
     same = left.tokens == right.tokens
     if same:
@@ -34,7 +34,7 @@ def compare(content: CompareContent) -> Comparison:
         ranges = np.stack([starts, starts + 1, starts, starts + 1], axis=1)
         sizes, unit = np.ones(len(ranges)), "nats per token"
     else:
-        ranges = _common_stretches(left, right)
+        ranges = _common_spans(left, right)
         texts = ("".join(left.tokens[start:end]) for start, end, *_ in ranges)
         sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
         unit = "bits per byte"
@@ -49,8 +49,8 @@ def compare(content: CompareContent) -> Comparison:
     return Comparison(ranges, totals[0] / sizes, totals[1] / sizes, overall, unit)
 
 
-def _common_stretches(left: TextContent, right: TextContent) -> np.ndarray:
-    """(S, 4): the text cut wherever a token ends on both sides."""
+def _common_spans(left: TextContent, right: TextContent) -> np.ndarray:
+    """(S, 4): the text split wherever a token ends on both sides."""
     first_left, first_right = _where_text_starts(left, right)
     ends_left = np.cumsum([len(token) for token in left.tokens[first_left:]])
     ends_right = np.cumsum([len(token) for token in right.tokens[first_right:]])
@@ -65,7 +65,7 @@ def _common_stretches(left: TextContent, right: TextContent) -> np.ndarray:
 
 
 def _where_text_starts(left: TextContent, right: TextContent) -> tuple[int, int]:
-    """The first token of the text itself: one that was not predicted may only mark its start."""
+    """The first token of the text itself: an unpredicted one may only mark its beginning."""
     for first_left in range(1 + bool(np.isnan(left.loss[0]))):
         for first_right in range(1 + bool(np.isnan(right.loss[0]))):
             text = "".join(left.tokens[first_left:])

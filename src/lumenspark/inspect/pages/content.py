@@ -1,4 +1,4 @@
-"""What a page shows: plain values that know nothing of models.
+"""Page content: plain values, independent of models.
 
 Shapes: T tokens, L layers, H heads, P parts that write to the residual stream. Losses are in nats.
 """
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-OVERVIEW = 256  # the side of the map that every head has
-LEVELS = 255  # that a weight has, above none
-FEW_LEVELS = 63  # in a whole map of a long text: millions of weights, most of them noise
-LONG = 1024  # tokens; a longer text is a long one
+OVERVIEW = 256  # side of the overview map of every head
+LEVELS = 255  # quantisation levels of a weight, besides zero
+FEW_LEVELS = 63  # in whole maps of long texts: millions of weights, mostly noise
+LONG = 1024  # tokens; longer texts are long
 
 Guess = tuple[str, float]  # a token and its probability
 Share = tuple[int, float]  # the position of a token and its share of a slot
@@ -20,13 +20,13 @@ Curve = tuple[Sequence[float], Sequence[float]]  # steps and values
 
 @dataclass(frozen=True)
 class HeadMap:
-    """One head's attention, quantised: only the lower triangle, row after row.
+    """One head's attention, quantised: the lower triangle, row by row.
 
-    ``overview``: weights pooled by maximum to n × n blocks, n = min(T, 256), block b holding the
-    tokens from b·T // n on; n(n + 1) / 2 numbers of uint8, level l standing for (l / 255)².
-    ``whole``: every weight, T(T + 1) / 2 numbers of uint8, level l standing for (l / 255)², or for
-    (l / 63)² where there are more than 1,024 tokens; None where the overview shows every weight
-    already, or where it was not asked for.
+    ``overview``: weights max-pooled to n × n blocks, n = min(T, 256), block b starting at token
+    b·T // n; n(n + 1) / 2 values of uint8, where level l means (l / 255)².
+    ``whole``: all weights, T(T + 1) / 2 values of uint8, where level l means (l / 255)², or
+    (l / 63)² beyond 1,024 tokens; None if the overview has full resolution already, or if not
+    requested.
     """
 
     tokens: int
@@ -35,20 +35,20 @@ class HeadMap:
 
 
 def head_map(pattern: np.ndarray, whole: bool = False) -> HeadMap:
-    """The attention pattern (T, T) of one head, rows being queries, made small.
+    """Quantise the attention pattern (T, T) of one head; rows are queries.
 
-    Levels are evenly spaced in the square root, so that a weight of 1/1000 is not lost: a weight w
-    in the overview is off by at most √w / 255 + 1/255². What lies above the diagonal is not looked
-    at. Raises ValueError for anything but a square of weights between 0 and 1.
+    Levels are evenly spaced in the square root, which preserves weights as small as 1/1000: the
+    error of a weight w in the overview is at most √w / 255 + 1/255². Entries above the diagonal
+    are ignored. Raises ValueError unless the pattern is square with weights in [0, 1].
     """
     pattern = np.asarray(pattern, dtype=np.float32)
     if pattern.ndim != 2 or pattern.shape[0] != pattern.shape[1] or not pattern.size:
-        raise ValueError(f"an attention pattern is (T, T), and this one is {pattern.shape}")
+        raise ValueError(f"an attention pattern must be (T, T), not {pattern.shape}")
     tokens = len(pattern)
     seen = np.tri(tokens, dtype=bool)
     weights = pattern[seen]
     if not (weights.min() >= -1e-4 and weights.max() <= 1 + 1e-4):  # NaN fails too
-        raise ValueError("attention weights lie between 0 and 1")
+        raise ValueError("attention weights must be between 0 and 1")
     blocks = min(tokens, OVERVIEW)
     if blocks == tokens:
         return HeadMap(tokens, _levels(weights, LEVELS))
@@ -60,7 +60,7 @@ def head_map(pattern: np.ndarray, whole: bool = False) -> HeadMap:
 
 
 def whole_levels(tokens: int) -> int:
-    """How fine the weights of a whole map are."""
+    """The quantisation levels of a whole map."""
     return LEVELS if tokens <= LONG else FEW_LEVELS
 
 
@@ -70,21 +70,21 @@ def _levels(weights: np.ndarray, levels: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TextContent:
-    """One text as one model reads it. What is empty is left out of the page.
+    """One text in one model. Empty fields are left out of the page.
 
     title: such as ``run k3v9x2mq (lumiere-1m), checkpoint best``
-    facts: what stands in the page's head: parameters, loss, perplexity …
-    tokens: T pieces that join to the text. A character that is cut between tokens comes whole with
-        the last of them, and the others are empty.
-    loss: (T,) nats, of each token given those before; NaN where nothing was predicted
-    guesses: T lists: the likeliest tokens after token t, likeliest first
+    facts: the page's header: parameters, loss, perplexity …
+    tokens: T strings that join to the text. A character split over several tokens belongs to the
+        last of them; the others are empty.
+    loss: (T,) nats, of each token given the previous ones; NaN without a prediction
+    guesses: T lists: the most likely tokens after token t, most likely first
     maps: L lists of H maps
-    scores: (L, H) by name. All are shown on a scale from 0 to 1, but ``entropy``, which is in nats.
+    scores: (L, H) by name. Shown on a scale from 0 to 1, except ``entropy``, which is in nats.
     lens, lens_rows: for each of the rows (``embed``, ``blocks.0.residual`` …) T top guesses
-    parts, attribution: names and (P, T): what each part adds to the logit of the token that came
-        after token t, or after the last token to that of the likeliest one; they sum to the logit
-    slots: for each layer and head a list of slots, each a list of its heaviest tokens; a layer
-        without slots is an empty list
+    parts, attribution: names and (P, T): each component's contribution to the logit of the token
+        after token t; after the last token, of the most likely one. They sum to the logit.
+    slots: for each layer and head a list of slots, each a list of its tokens with the largest
+        shares; a layer without slots is an empty list
     """
 
     title: str
@@ -102,32 +102,32 @@ class TextContent:
 
     def __post_init__(self) -> None:
         tokens = len(self.tokens)
-        _check(tokens > 0, "a page is about one token or more")
-        _check(np.shape(self.loss) == (tokens,), "loss is one number for each token")
-        _check(len(self.guesses) == tokens, "guesses are one list for each token")
+        _check(tokens > 0, "a page needs at least one token")
+        _check(np.shape(self.loss) == (tokens,), "loss has one number per token")
+        _check(len(self.guesses) == tokens, "guesses has one list per token")
         heads = {len(layer) for layer in self.maps}
-        _check(len(heads) <= 1 and 0 not in heads, "each layer has as many maps as any other")
+        _check(len(heads) <= 1 and 0 not in heads, "all layers have the same number of maps")
         lengths = {head.tokens for layer in self.maps for head in layer}
-        _check(lengths <= {tokens}, "maps are of as many tokens as the text has")
+        _check(lengths <= {tokens}, "maps cover all tokens of the text")
         _check_scores(self.scores)
         shapes = {np.shape(values) for values in self.scores.values()} if self.maps else set()
-        _check(shapes <= {(len(self.maps), *heads)}, "there are as many scores as maps")
+        _check(shapes <= {(len(self.maps), *heads)}, "scores have the shape of the maps")
         _check(len(self.lens) == len(self.lens_rows), "lens_rows names the rows of the lens")
         _check(all(len(row) == tokens for row in self.lens), "a row of the lens has T guesses")
         shape = (0, tokens) if self.attribution is None else self.attribution.shape
-        _check(shape == (len(self.parts), tokens), "attribution is (P, T), P being the parts")
+        _check(shape == (len(self.parts), tokens), "attribution is (P, T) for P parts")
         slots = (slot for layer in self.slots or [] for head in layer for slot in head)
         positions = (position for slot in slots for position, _ in slot)
-        _check(all(0 <= p < tokens for p in positions), "slots hold positions of the text")
+        _check(all(0 <= p < tokens for p in positions), "slots contain positions of the text")
 
 
 @dataclass(frozen=True)
 class HeadsContent:
-    """All heads of one model: their scores now, and what training recorded.
+    """All heads of one model: their scores, and metrics from training.
 
     scores: (L, H) by name, as in :class:`TextContent`
-    series: curves over training steps by group and name: head scores, the lens's loss by layer,
-        norms … ; where every value is positive and they span a lot, the axis is logarithmic
+    series: curves over training steps by group and name: head scores, logit-lens loss by layer,
+        norms … ; the axis is logarithmic for positive values over a wide range
     """
 
     title: str
@@ -139,15 +139,18 @@ class HeadsContent:
         _check_scores(self.scores)
         for group, curves in self.series.items():
             for name, (steps, values) in curves.items():
-                _check(len(steps) == len(values), f"{group}, {name}: as many steps as values")
+                _check(
+                    len(steps) == len(values),
+                    f"{group}, {name}: steps and values have the same length",
+                )
 
 
 @dataclass(frozen=True)
 class CompareContent:
-    """One text as two models read it.
+    """One text in two models.
 
-    Where both cut the text into the same tokens, losses are compared token by token; else over the
-    shortest stretches that are whole tokens for both, in bits per byte.
+    If both split the text into the same tokens, losses are compared token by token; otherwise over
+    the shortest spans of whole tokens in both, in bits per byte.
     """
 
     title: str
@@ -163,4 +166,4 @@ def _check_scores(scores: dict[str, np.ndarray]) -> None:
 
 def _check(holds: bool, rule: str) -> None:
     if not holds:
-        raise ValueError(f"{rule}, and here it is otherwise")
+        raise ValueError(f"invalid page content: {rule}")

@@ -1,4 +1,4 @@
-"""From content to JSON that is small: numbers and words deflated, as base64."""
+"""Content to compact JSON: numbers and words, deflated and base64-encoded."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ _TYPES = {"u1": np.uint8, "i4": np.int32, "f4": np.float32}
 
 
 def pack_text(content: TextContent) -> dict[str, Any]:
-    """Everything of ``content`` but its facts, as ``pack.js`` takes it apart again."""
+    """All of ``content`` except its facts, in the format that ``pack.js`` reads."""
     packed: dict[str, Any] = {
         "title": content.title,
         "tokens": _json(content.tokens),
@@ -74,13 +74,13 @@ def pack_comparison(ranges: np.ndarray, left: np.ndarray, right: np.ndarray) -> 
 
 
 def script_json(value: Any) -> str:
-    """``value`` as JSON that may stand inside a ``<script>``: ASCII, and no tag can begin in it."""
+    """``value`` as JSON that is safe inside ``<script>``: ASCII without <, > and &."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _maps(maps: list[list[HeadMap]]) -> dict[str, Any]:
-    """The overviews as one array; each whole map for itself: it is unpacked when it is seen."""
+    """The overviews as one array; whole maps separately, unpacked when opened."""
     tokens = maps[0][0].tokens
     overviews = np.stack([[head.overview for head in layer] for layer in maps])
     whole = {
@@ -100,7 +100,7 @@ def _maps(maps: list[list[HeadMap]]) -> dict[str, Any]:
 
 
 def _guesses(lists: list[list[Guess]]) -> dict[str, Any]:
-    """Words once each, and two arrays (T, G); where a list is shorter than others, word -1."""
+    """Distinct words, and two arrays (T, G); shorter lists are padded with word -1."""
     words = {word: index for index, word in enumerate({w: 0 for row in lists for w, _ in row})}
     shape = (len(lists), max(map(len, lists)))
     ids, probabilities = np.full(shape, -1), np.zeros(shape)
@@ -115,7 +115,7 @@ def _guesses(lists: list[list[Guess]]) -> dict[str, Any]:
 
 
 def _lens(rows: list[list[Guess]]) -> dict[str, Any]:
-    """As guesses: (rows, T), each row being a list of T guesses."""
+    """As guesses: (rows, T), where each row is a list of T guesses."""
     return _guesses(rows)
 
 
@@ -127,13 +127,13 @@ def _rounded(slots: list[list[list[list[tuple[int, float]]]]]) -> list[Any]:
 
 
 def _array(values: np.ndarray, kind: str) -> dict[str, Any]:
-    """Little-endian numbers, row by row."""
+    """Little-endian numbers in row-major order."""
     array = np.ascontiguousarray(values, dtype=np.dtype(_TYPES[kind]).newbyteorder("<"))
     return {"kind": kind, "shape": list(array.shape), "data": _deflated(array.tobytes())}
 
 
 def _json(value: Any) -> dict[str, Any]:
-    # ASCII: half a surrogate pair, which some tokenizers yield, has no other form in UTF-8.
+    # ASCII: lone surrogates, which some tokenizers produce, cannot be encoded in UTF-8.
     return {"kind": "json", "data": _deflated(json.dumps(value).encode())}
 
 

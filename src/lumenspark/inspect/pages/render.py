@@ -1,4 +1,4 @@
-"""From content to one HTML file: markup, styles, script and data, and nothing from elsewhere."""
+"""Content to one HTML file: markup, styles, script and data, with no external resources."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ from lumenspark.inspect.pages.pack import (
     script_json,
 )
 
-# In the order in which they build on each other.
+# In order of dependency.
 _SCRIPTS = (
     "dom.js",
     "pack.js",
@@ -47,7 +47,7 @@ def render_text_page(content: TextContent) -> str:
 
 
 def render_heads_page(content: HeadsContent) -> str:
-    """The scores of all heads, and what training recorded."""
+    """The scores of all heads, and metrics from training."""
     data = {
         "kind": "heads",
         "scores": pack_scores(content.scores),
@@ -57,9 +57,9 @@ def render_heads_page(content: HeadsContent) -> str:
 
 
 def render_compare_page(content: CompareContent) -> str:
-    """Two models on one text: difference of loss, scores and maps of both.
+    """Two models on one text: difference in loss, scores and maps of both.
 
-    Raises ValueError where the two are not of the same text.
+    Raises ValueError if their texts differ.
     """
     result = compare(content)
     overall = [None if value != value else value for value in result.overall]
@@ -74,18 +74,18 @@ def render_compare_page(content: CompareContent) -> str:
 
 
 def _compared(text: TextContent) -> TextContent:
-    """Without what the page of a comparison does not show."""
+    """``text`` without the sections that a comparison does not show."""
     return replace(text, lens=[], lens_rows=[], parts=[], attribution=None, slots=None)
 
 
 def notebook_html(page: str, height: int = 720) -> str:
-    """A page for ``_repr_html_``: in a frame, apart from the notebook's own styles and scripts.
+    """A page for ``_repr_html_``, in a frame isolated from the notebook's styles and scripts.
 
     ``height`` is in CSS pixels.
     """
     return (
         f'<iframe srcdoc="{escape(page)}" sandbox="allow-scripts" width="100%" '
-        f'height="{height}" style="border: 0" title="What the model does"></iframe>'
+        f'height="{height}" style="border: 0" title="Model inspection"></iframe>'
     )
 
 
@@ -140,7 +140,7 @@ def _style() -> str:
 
 @cache
 def _script() -> str:
-    """All files in one function, so that no name of theirs becomes global."""
+    """All files inside one function, which keeps their names out of the global scope."""
     parts = "\n".join(_source(name) for name in _SCRIPTS)
     return f'(() => {{\n"use strict";\n\n{parts}\n}})();\n'
 
@@ -150,5 +150,5 @@ def _source(name: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """How a content security policy names the one inline script or style that it lets pass."""
+    """The hash by which a content security policy allows an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

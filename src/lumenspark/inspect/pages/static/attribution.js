@@ -1,4 +1,4 @@
-// Direct logit attribution: what each part of the model adds to the logit of the token that came.
+// Direct logit attribution: each component's contribution to the logit of the next token.
 
 const PARTS_AT_ONCE = 40;
 const LARGEST_PARTS = 24;
@@ -43,7 +43,7 @@ function attributionSection(text, choice) {
       "After ",
       word(tokens[t]),
       h("small", {}, ` ${t}`),
-      isLast ? ", the logit of the likeliest next token" : ", the logit of what came next",
+      isLast ? ", the logit of the most likely next token" : ", the logit of the next token",
       ...(target === undefined ? [] : [": ", word(target)]),
     );
     const low = Math.min(0, ...rows.map(({ value }) => value));
@@ -65,13 +65,13 @@ function attributionSection(text, choice) {
   return section(
     "attribution",
     "Attribution",
-    "What each part adds to one logit: blue raises it, orange lowers it. Choose a token in the text, "
-      + "in the lens, or here.",
+    "The contribution of each component to one logit: blue raises it, orange lowers it. Choose a token "
+      + "in the text, in the lens, or here.",
     h(
       "div",
       { class: "controls" },
-      step(-1, "‹", "the token before"),
-      step(1, "›", "the next token"),
+      step(-1, "‹", "previous token"),
+      step(1, "›", "next token"),
       heading,
       segmented("Parts", orders, order, (value) => {
         order = value;
@@ -82,7 +82,7 @@ function attributionSection(text, choice) {
   );
 }
 
-/** The largest first; where there are very many, the small ones as one sum. */
+/** The largest first; beyond a limit, the small ones as one sum. */
 function bySize(parts) {
   const sorted = [...parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
   if (sorted.length <= PARTS_AT_ONCE) return sorted;

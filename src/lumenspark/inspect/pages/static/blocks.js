@@ -1,6 +1,6 @@
-// Long texts: a column of blocks of which only those near the view hold elements.
+// Long texts: a column of blocks, of which only those near the viewport contain elements.
 
-/** box: what scrolls (null: all blocks are always filled). fill(i): the children of block i.
+/** box: the scrolling element (null: all blocks stay filled). fill(i): the children of block i.
     keep(i): true where block i must not be emptied. */
 function lazyBlocks({ box, blocks, fill, keep = () => false }) {
   const isFilled = blocks.map(() => false);
@@ -35,7 +35,7 @@ function lazyBlocks({ box, blocks, fill, keep = () => false }) {
   return {
     show,
     showAll: () => blocks.forEach((_, i) => show(i)),
-    /** Fill again what is filled: its colours have changed. */
+    /** Refill filled blocks after a change of colours. */
     refresh() {
       blocks.forEach((block, i) => {
         if (isFilled[i]) block.replaceChildren(...fill(i));

@@ -1,4 +1,4 @@
-// Colours that are told apart by lightness alone, and light, dark and print.
+// Colour scales distinguishable by lightness alone; light, dark and print themes.
 
 const SEQUENTIAL = {
   light: ["#f3f5f4", "#d5ede2", "#9dd7c2", "#57b9af", "#3792a2", "#366b97", "#3d4583", "#2a1f4d"],
@@ -36,7 +36,7 @@ const theme = (() => {
     try {
       localStorage.setItem(KEY, value);
     } catch {
-      // then it holds until the page is closed
+      // without storage, the choice lasts until the page is closed
     }
     apply();
   }
@@ -65,14 +65,14 @@ const theme = (() => {
       if (printing) return "light";
       return choice === "auto" ? (dark.matches ? "dark" : "light") : choice;
     },
-    /** Call `listener` when colours have changed, or when a print begins or ends. */
+    /** Call `listener` when colours change, and before and after printing. */
     onchange: (listener) => listeners.push(listener),
   };
 })();
 
 const tables = new Map();
 
-/** 256 colours as [r, g, b], between the stops of a scale. */
+/** 256 colours as [r, g, b], interpolated between the stops of a scale. */
 function colours(scale) {
   const stops = scale[theme.name];
   if (!tables.has(stops)) {
@@ -101,7 +101,7 @@ function luminance(colour) {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
-/** Give an element a colour, and its text black or white, whichever is read better on it. */
+/** Set an element's background, and its text to black or white for contrast. */
 function paint(element, scale, value) {
   if (!Number.isFinite(value)) {
     element.style.backgroundColor = element.style.color = "";
@@ -112,7 +112,7 @@ function paint(element, scale, value) {
   element.style.color = luminance(colour) > 0.179 ? "#000" : "#fff"; // 4.58 : 1 at least
 }
 
-/** The scale itself, with words at its ends. */
+/** The colour scale with labels at both ends. */
 function legend(scale, low, high) {
   const strip = h("canvas", { width: 128, height: 1, "aria-hidden": "true" });
   const draw = () => {

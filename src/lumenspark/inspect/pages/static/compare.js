@@ -1,4 +1,4 @@
-// Two models on one text: where one knows better than the other.
+// Two models on one text: which predicts better, and where.
 
 async function comparedTextSection(texts, { comparison, overall, unit }) {
   const ranges = (await unpack(comparison.ranges)).values;
@@ -16,7 +16,7 @@ async function comparedTextSection(texts, { comparison, overall, unit }) {
       ...texts.map((text, side) => tokensOfOne(text, "AB"[side], range(i, side))),
     );
   const strip = tokenStrip({
-    label: "The text by difference of loss",
+    label: "Text by difference in loss",
     pieces,
     colour: (element, i) => paint(element, DIVERGING, 0.5 - difference[i] / (2 * scale)),
     describe: (i) => `${visible(pieces[i])}, A ${decimal(left[i])}, B ${decimal(right[i])} ${unit}`,
@@ -31,10 +31,9 @@ async function comparedTextSection(texts, { comparison, overall, unit }) {
     "text",
     "Text",
     unit === "nats per token"
-      ? "Blue where B expected a token more than A did, orange where less."
-      : "The two cut the text into different tokens. So losses are compared over the shortest "
-        + "stretches that are whole tokens for both: blue where B needs fewer bits per byte, orange "
-        + "where more.",
+      ? "Blue where B predicted a token better than A, orange where worse."
+      : "The two models have different tokens, so losses are compared over the shortest spans of "
+        + "whole tokens in both: blue where B needs fewer bits per byte, orange where more.",
     totals(overall, difference, unit),
     legend(DIVERGING, `A better by ${compact(scale)}`, `B better by ${compact(scale)} ${unit}`),
     h("div", { class: "beside" }, strip.element, detail),
@@ -47,7 +46,7 @@ function differenceScale(difference) {
 }
 
 function totals(overall, difference, unit) {
-  if (overall.includes(null)) return h("p", {}, "There is nothing that both models predicted.");
+  if (overall.includes(null)) return h("p", {}, "No token was predicted by both models.");
   const better = difference.filter((value) => value < 0).length;
   const known = difference.filter(Number.isFinite).length;
   const [a, b] = overall;
@@ -56,13 +55,13 @@ function totals(overall, difference, unit) {
     { class: "totals" },
     `A ${decimal(a, 3)}, B ${decimal(b, 3)} ${unit}: a difference of `,
     h("b", {}, signed(b - a, 3)),
-    `. B is better on ${better} of ${known} ${unit === "nats per token" ? "tokens" : "stretches"}.`,
+    `. B is better on ${better} of ${known} ${unit === "nats per token" ? "tokens" : "spans"}.`,
   );
 }
 
 function lossesOfBoth(a, b) {
   const row = (name, value) => h("div", {}, h("dt", {}, name), h("dd", {}, value));
-  if (!Number.isFinite(b - a)) return h("p", { class: "muted" }, "Not compared: one of them predicted nothing here.");
+  if (!Number.isFinite(b - a)) return h("p", { class: "muted" }, "Not compared: one model has no prediction here.");
   return h(
     "dl",
     { class: "figures" },
@@ -72,7 +71,7 @@ function lossesOfBoth(a, b) {
   );
 }
 
-/** A model's tokens of a stretch, and what it expected there. */
+/** A model's tokens of a span, and its predictions there. */
 function tokensOfOne(text, name, [start, end]) {
   const cut =
     end - start > 1
@@ -88,7 +87,7 @@ function tokensOfOne(text, name, [start, end]) {
       : null;
   const known = start > 0 && Number.isFinite(text.loss[start]);
   const guesses = known
-    ? guessList(`${name} expected here`, text.guesses.all(start - 1), text.tokens[start])
-    : h("p", { class: "muted" }, `${name} predicted nothing here.`);
+    ? guessList(`Predictions of ${name} here`, text.guesses.all(start - 1), text.tokens[start])
+    : h("p", { class: "muted" }, `${name} has no prediction here.`);
   return h("div", { class: "of-one" }, cut, guesses);
 }

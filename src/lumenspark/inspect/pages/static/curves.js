@@ -16,8 +16,8 @@ async function curveSection(groups) {
   return section(
     "training",
     "During training",
-    "Point at a chart, or use the arrow keys in it, to read its values at a step; point at a name to "
-      + "see its curve alone.",
+    "Point at a chart, or use the arrow keys in it, to read values at a step; point at a name to "
+      + "highlight its curve.",
     h("div", { class: "charts" }, charts),
   );
 }
@@ -133,7 +133,7 @@ function powersOfTen(low, high) {
   return Array.from({ length: last - first + 1 }, (_, i) => 10 ** (first + i));
 }
 
-/** Gaps where there is no number; a number alone is a dot. */
+/** Gaps at missing values; an isolated value is a dot. */
 function path({ steps, values }, x, y) {
   let pen = "M";
   let d = "";

@@ -30,7 +30,7 @@ function section(id, title, intro, ...children) {
   );
 }
 
-/** One choice of a few, as radio buttons that look like one control. options: [[value, label], …] */
+/** Radio buttons in the form of a segmented control. options: [[value, label], …] */
 function segmented(label, options, current, onchoose) {
   const name = `choice-${(segmented.count = (segmented.count ?? 0) + 1)}`;
   const choices = options.map(([value, text]) =>
@@ -57,7 +57,7 @@ function bar(share) {
   return h("span", { class: "track", "aria-hidden": "true" }, inner);
 }
 
-/** A token so that its spaces, line ends and invisible characters can be seen. */
+/** A token with visible spaces, line ends and invisible characters. */
 function visible(token) {
   if (token === "") return "∅";
   const joins = token.length > 1;
@@ -72,12 +72,12 @@ function visible(token) {
     });
 }
 
-/** A token in running text: by itself in direction, whatever script it is of. */
+/** A token in running text, isolated for bidirectional scripts. */
 function word(token) {
   return h("bdi", { class: "word" }, visible(token));
 }
 
-/** A dotted name, which may go on in the next line after a dot. */
+/** A dotted name that may wrap after a dot. */
 function dotted(name) {
   return name.split(/(?<=\.)/).flatMap((part, i) => (i ? [h("wbr"), part] : [part]));
 }
@@ -97,7 +97,7 @@ function signed(value, places = 2) {
   return value > 0 ? `+${decimal(value, places)}` : decimal(value, places);
 }
 
-/** Three digits that say something, for values of any size. */
+/** Three significant digits, for values of any size. */
 function compact(value) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -110,7 +110,7 @@ function clamp(value, low, high) {
   return Math.min(Math.max(value, low), high);
 }
 
-/** Scroll `box` (and nothing around it) so that `element` is seen in it. */
+/** Scroll `box`, and none of its ancestors, until `element` is visible. */
 function keepInView(box, element) {
   const outer = box.getBoundingClientRect();
   const inner = element.getBoundingClientRect();
@@ -118,7 +118,7 @@ function keepInView(box, element) {
   if (inner.bottom > outer.bottom) box.scrollTop += inner.bottom - outer.bottom + 24;
 }
 
-/** Arrow keys, Home and End inside a grid of cells of which one is a tab stop.
+/** Arrow keys, Home and End in a grid of cells with one tab stop.
     `at` yields the cell of a row and column, if there is one. */
 function gridKeys(event, { row, column, rows, columns, at }) {
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };

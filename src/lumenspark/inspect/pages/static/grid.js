@@ -1,8 +1,8 @@
-// All heads of a model as small maps, layers from top to bottom.
+// All heads of a model as small maps; one row per layer.
 
 const THUMBNAIL = 96; // pixels
 
-/** texts: one, or two to be looked at in turn. */
+/** texts: one, or two to switch between. */
 function mapSection(texts) {
   let shown = 0;
   const dialog = mapDialog(texts, {
@@ -24,15 +24,15 @@ function mapSection(texts) {
   }
 
   const { tokens, blocks } = texts[0].maps.head(0, 0);
-  const pooled = blocks < tokens ? ` Here each of ${blocks} × ${blocks} cells is the largest of its weights.` : "";
+  const pooled = blocks < tokens ? ` Each of the ${blocks} × ${blocks} cells shows its largest weight.` : "";
   return {
     open: (layer, head) => dialog.open(shown, layer, head),
     element: section(
       "maps",
       "Attention maps",
-      "One map for each head: a row is a token that looks, a column one that is looked at. "
-        + `Choose a map to see it large.${pooled}`,
-      legend(SEQUENTIAL, "weight 0", "1, and ¼ in the middle"),
+      "One map per head: rows are queries, columns are keys. "
+        + `Choose a map to enlarge it.${pooled}`,
+      legend(SEQUENTIAL, "weight 0", "1 (¼ in the middle)"),
       switcher,
       place,
       dialog.element,
@@ -107,7 +107,7 @@ function headGrid(maps, onopen) {
   };
 }
 
-/** Pooled by maximum, so that a thin line stays visible; colours by the square root of weight. */
+/** Max-pooled, so that thin lines stay visible; coloured by the square root of the weight. */
 function drawThumbnail(canvas, map) {
   const step = Math.ceil(map.blocks / THUMBNAIL);
   const side = Math.ceil(map.blocks / step);
@@ -123,7 +123,7 @@ function drawThumbnail(canvas, map) {
   drawWeights(canvas.getContext("2d"), side, (q, k) => (k > q ? null : largest[q * side + k]));
 }
 
-/** side × side pixels; weight(row, column) is null where nothing can be looked at. */
+/** side × side pixels; weight(row, column) is null for masked keys. */
 function drawWeights(context, side, weight) {
   const table = colours(SEQUENTIAL);
   const image = context.createImageData(side, side);

@@ -1,4 +1,4 @@
-// The logit lens: what the model would say after each layer, line under line, like a score of music.
+// The logit lens: predictions after each layer, aligned below the tokens.
 
 const LENS_CELL = 92; // CSS pixels
 const LENS_LONG = 256; // more tokens than this scroll in a box of their own
@@ -16,7 +16,7 @@ function lensSection(text, choice) {
   let lazy = null;
   let chosen = { row: rows.length - 1, token: choice.token };
 
-  /** Bands of as many tokens as fit beside each other. */
+  /** Bands of as many tokens as fit side by side. */
   function build() {
     const names = box.clientWidth < 600 ? 76 : 140;
     const fit = Math.max(2, Math.floor((box.clientWidth - names - 16) / LENS_CELL));
@@ -61,7 +61,7 @@ function lensSection(text, choice) {
       { class: "lens-table", "aria-label": `logit lens, tokens ${start} to ${end - 1}` },
       h("thead", {}, h("tr", {}, h("th", { scope: "row" }, "token"), head)),
       h("tbody", {}, body),
-      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "came next"), next)),
+      h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "next token"), next)),
     );
   }
 
@@ -142,8 +142,8 @@ function lensSection(text, choice) {
   return section(
     "lens",
     "Logit lens",
-    "What the model would say next, were each layer its last: its top guess and the probability "
-      + "of it, below each token. A tick marks guesses that came true.",
+    "The prediction if the model ended after each layer: the most likely next token and its "
+      + "probability, below each token. A tick marks correct predictions.",
     legend(SEQUENTIAL, "probability 0", "1"),
     box,
     printed,

@@ -1,4 +1,4 @@
-// Which sections a page has, and in which order.
+// The sections of a page, in order.
 
 async function sectionsOfText({ text: packed }) {
   const text = await unpackText(packed);
@@ -33,7 +33,7 @@ async function sectionsOfBoth({ texts: packed, ...comparison }) {
   ];
 }
 
-/** Links to the sections. They move the page by script: in a notebook's frame addresses are not ours. */
+/** Links to the sections, which scroll by script: inside a notebook's frame, anchors do not work. */
 function navigation(sections) {
   const go = (event, target) => {
     event.preventDefault();

@@ -1,4 +1,4 @@
-// One attention map, large: tokens on both sides, a cursor, and a window that zooms and moves.
+// One large attention map: tokens on both axes, a cursor, and a zoomable, movable view.
 
 const SMALLEST_LABELLED = 10; // CSS pixels of a cell that a token's name fits beside
 const SMALLEST_CELL = 11; // of short texts
@@ -6,7 +6,7 @@ const LARGEST_CELL = 32;
 const SMALLEST_WINDOW = 8; // tokens
 const WHOLE_AT_ONCE = 64; // longer texts begin as a picture of fixed size
 
-/** texts: one, or two of which one is shown. onclose(layer, head), onswitch(index). */
+/** texts: one, or two, one of which is shown. onclose(layer, head), onswitch(index). */
 function mapDialog(texts, { onclose, onswitch }) {
   let [shown, layer, head] = [0, 0, 0];
   const title = h("h2", { id: "map-title" });
@@ -15,7 +15,7 @@ function mapDialog(texts, { onclose, onswitch }) {
     "p",
     { class: "keys muted" },
     "Arrow keys move the cursor (with Shift by ten), + and − zoom, 0 shows all, r colours each row "
-      + `by its own largest weight, [ and ] go to the head before and after${texts.length > 1 ? ", x to the other model" : ""}, Escape closes.`,
+      + `by its own largest weight, [ and ] go to the previous and next head${texts.length > 1 ? ", x to the other model" : ""}, Escape closes.`,
   );
   const view = mapView(() => texts[shown], [note, keys]);
   const button = (label, sign, onclick) =>
@@ -56,7 +56,7 @@ function mapDialog(texts, { onclose, onswitch }) {
     note.replaceChildren(
       ...(scores ?? []).map((score) => h("p", {}, `${score.name} ${decimal(score.at(layer, head))}`)),
       map.coarse
-        ? h("p", {}, `Pooled: each cell is the largest of up to ${side} × ${side} weights. This page does not hold the whole map of this head.`)
+        ? h("p", {}, `Pooled: each cell shows the largest of up to ${side} × ${side} weights. This page does not contain the full map of this head.`)
         : "",
     );
     view.show(map);
@@ -104,7 +104,7 @@ function mapDialog(texts, { onclose, onswitch }) {
   };
 }
 
-/** The picture with its labels and its readout. text() is the text that the map is of;
+/** The picture with its labels and its readout. text() is the text of the map;
     notes stand below the readout. */
 function mapView(text, notes) {
   const canvas = h("canvas", { "aria-hidden": "true" });
@@ -165,7 +165,7 @@ function mapView(text, notes) {
     const { row, column, size } = window_;
     const pixels = Math.min(size, 1024);
     const token = (start, pixel) => start + Math.floor((pixel * size) / pixels);
-    // Where a pixel is more than one token, the pooled weights lose no peak between two pixels.
+    // If a pixel covers several tokens, use the pooled weights, which skip no peak.
     const pooled = pixels < size;
     const weight = (query, key) =>
       pooled ? map.pooled(map.blockOf(query), map.blockOf(key)) : map.weight(query, key);
@@ -204,7 +204,7 @@ function mapView(text, notes) {
     element.style[axis] = `${(t - start + 0.5) * cell()}px`;
   }
 
-  /** Put the cursor on a weight and say everything about it. */
+  /** Move the cursor to a weight and describe it. */
   function point(query, key) {
     cursor = { query: clamp(query, 0, map.tokens - 1), key: clamp(key, 0, map.tokens - 1) };
     const { tokens } = text();
@@ -238,7 +238,7 @@ function mapView(text, notes) {
     layout();
   }
 
-  /** The weight under the cursor stays where it is on the screen. */
+  /** Keeps the weight under the cursor in place on the screen. */
   function zoom(factor) {
     const size = clamp(window_.size * factor, SMALLEST_WINDOW, map.tokens);
     const share = size / window_.size;

@@ -1,8 +1,8 @@
-// The data of the page: see pack.py, which wrote it.
+// The data of the page, written by pack.py.
 
 const ARRAYS = { u1: Uint8Array, i4: Int32Array, f4: Float32Array };
 
-/** A packed array with its shape, or whatever was packed as JSON. */
+/** A packed array with its shape, or a value packed as JSON. */
 async function unpack(packed) {
   const text = atob(packed.data);
   const bytes = new Uint8Array(text.length);
@@ -39,7 +39,7 @@ function unpackScores(packed) {
   );
 }
 
-/** One text through one model, unpacked; what it does not hold is undefined. */
+/** One text in one model, unpacked; missing sections are undefined. */
 async function unpackText(packed) {
   const text = {
     title: packed.title,
@@ -80,7 +80,7 @@ async function unpackMaps(packed) {
   return { layers, heads, tokens: packed.tokens, head };
 }
 
-/** One head's weights. Blocks: what the overview holds, see HeadMap in content.py. */
+/** One head's weights. Blocks are the cells of the overview: see HeadMap in content.py. */
 class AttentionMap {
   constructor(packed, overview, name) {
     this.tokens = packed.tokens;
@@ -93,17 +93,17 @@ class AttentionMap {
     this.largest = new Map();
   }
 
-  /** What each level stands for. */
+  /** The weight of each level. */
   static scale(levels) {
     return Float32Array.from({ length: levels + 1 }, (_, level) => (level / levels) ** 2);
   }
 
-  /** Does the overview pool several weights, and is there nothing finer? */
+  /** Whether cells pool several weights, and no full map is there. */
   get coarse() {
     return this.blocks < this.tokens && !this.packedWhole;
   }
 
-  /** Unpack the whole map, where there is one. */
+  /** Unpack the whole map, if there is one. */
   async load() {
     if (!this.packedWhole || this.whole) return;
     this.whole = (await unpack(this.packedWhole)).values;
@@ -114,7 +114,7 @@ class AttentionMap {
     return Math.floor(((token + 1) * this.blocks - 1) / this.tokens);
   }
 
-  /** The first token of a block; of the one after the last: the number of tokens. */
+  /** The first token of a block; for the block past the last, the number of tokens. */
   startOf(block) {
     return Math.floor((block * this.tokens) / this.blocks);
   }
@@ -123,7 +123,7 @@ class AttentionMap {
     return this.weights[this.overview[(queryBlock * (queryBlock + 1)) / 2 + keyBlock]];
   }
 
-  /** The largest weight of a query, or of its block, in what is unpacked. */
+  /** The largest unpacked weight of a query, or of its block. */
   largestOf(query) {
     const row = this.whole ? query : this.blockOf(query);
     if (!this.largest.has(row)) {
@@ -137,7 +137,7 @@ class AttentionMap {
     return this.largest.get(row);
   }
 
-  /** The weight of a key for a query, or the largest of the block where no finer one is there. */
+  /** The weight of a key for a query, or the largest of the block without a full map. */
   weight(query, key) {
     if (key > query) return 0;
     if (this.whole) return this.wholeWeights[this.whole[(query * (query + 1)) / 2 + key]];

@@ -1,4 +1,4 @@
-// What stands beside a large map: the weight under the cursor, and where its query looks most.
+// The readout of a large map: the weight under the cursor, and its query's largest weights.
 
 function describeWeight({ tokens }, map, { query, key }) {
   const place = (name, t) =>
@@ -39,7 +39,7 @@ function context(tokens, t) {
   ];
 }
 
-/** Where this query looks most; in a pooled map, the blocks in which it or a neighbour does. */
+/** The query's largest weights; in a pooled map, those of its block. */
 function strongestKeys(tokens, map, query) {
   const places = map.coarse
     ? Array.from({ length: map.blockOf(query) + 1 }, (_, block) => map.startOf(block))
@@ -60,5 +60,5 @@ function strongestKeys(tokens, map, query) {
         h("td", {}, weightText(weight)),
       );
     });
-  return h("table", { class: "guesses" }, h("caption", {}, "This query looks most at"), h("tbody", {}, rows));
+  return h("table", { class: "guesses" }, h("caption", {}, "Largest weights of this query"), h("tbody", {}, rows));
 }

@@ -1,14 +1,14 @@
-// What each head does, as numbers: one table for each score, layers by heads.
+// Head scores: one table per score, layers by heads.
 
 const SCORE_NOTES = {
-  "previous token": "weight on the token just before",
+  "previous token": "weight on the previous token",
   "duplicate token": "weight on earlier copies of the same token",
-  induction: "weight on what followed an earlier copy of the token",
+  induction: "weight on the token after an earlier copy of the same token",
   "attention sink": "weight on the first token",
-  entropy: "in nats: how widely a head spreads its weight",
+  entropy: "of the attention weights, in nats",
 };
 
-/** sets: scores of one model, or of two. onopen(layer, head) shows a map, where there are maps. */
+/** sets: scores of one model, or of two. onopen(layer, head) shows a map, if there are maps. */
 function scoreSection(sets, onopen) {
   const names = [...new Set(sets.flat().map(({ name }) => name))];
   const tables = names.map((name) => {

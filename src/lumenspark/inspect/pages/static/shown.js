@@ -1,6 +1,6 @@
-// What the sections of a page have in common: the token that the reader has chosen.
+// Shared state of the sections: the selected token.
 
-/** listeners are called with the chosen token, at once and after every choice. */
+/** Listeners are called with the selected token, immediately and on every selection. */
 function choiceOfToken(first) {
   const listeners = [];
   let token = first;

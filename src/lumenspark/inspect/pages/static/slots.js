@@ -1,4 +1,4 @@
-// Low-rank attention: which tokens each slot of a head holds.
+// Low-rank attention: the tokens in each slot of a head.
 
 function slotSection({ tokens, slots }, choice) {
   const layers = slots.map((heads, layer) => ({ heads, layer })).filter(({ heads }) => heads.length);
@@ -53,8 +53,8 @@ function slotSection({ tokens, slots }, choice) {
   return section(
     "slots",
     "Slots",
-    "The heaviest tokens in each slot of a head, and their share of what it holds. "
-      + "Bars are drawn to the largest share in the head.",
+    "The tokens with the largest shares in each slot of a head. "
+      + "Bars are relative to the largest share in the head.",
     h(
       "div",
       { class: "controls" },

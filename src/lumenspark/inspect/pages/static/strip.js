@@ -1,9 +1,9 @@
-// Pieces of text in colours, one of them chosen.
+// Coloured pieces of text, one of them selected.
 
 const STRIP_BLOCK = 128; // pieces
 const STRIP_LONG = 400; // more pieces than this scroll in a box of their own
 
-/** pieces: texts. colour(element, i) paints one, describe(i) says it in words.
+/** pieces: texts. colour(element, i) paints one, describe(i) describes it.
     onpoint(i or null): the pointer is over a piece, or has left. */
 function tokenStrip({ label, pieces, colour, describe, onchoose, onpoint }) {
   const long = pieces.length > STRIP_LONG;
@@ -40,7 +40,7 @@ function tokenStrip({ label, pieces, colour, describe, onchoose, onpoint }) {
       visible(pieces[i]),
     );
     colour(element, i);
-    // Lines break where the text has its spaces, though these are drawn as dots.
+    // Allow line breaks at spaces, which are drawn as dots.
     const before = /^\s/.test(pieces[i]) ? [h("wbr")] : [];
     return [...before, element, ...(pieces[i].endsWith("\n") ? [h("br")] : [])];
   };
@@ -69,7 +69,7 @@ function tokenStrip({ label, pieces, colour, describe, onchoose, onpoint }) {
     if (long) keepInView(box, find(i));
   };
 
-  /** The piece above or below: in the next line, the one nearest to this one's middle. */
+  /** The piece above or below: in the adjacent line, the nearest to this one's centre. */
   const inNextLine = (from, step) => {
     const middle = (rect) => (rect.left + rect.right) / 2;
     const here = find(from).getBoundingClientRect();

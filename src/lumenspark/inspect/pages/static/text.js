@@ -1,4 +1,4 @@
-// The text, coloured by loss, and what the model expected at each place.
+// The text, coloured by loss, with the model's predictions at each token.
 
 function textSection(text, choice) {
   const { tokens, loss } = text;
@@ -6,7 +6,7 @@ function textSection(text, choice) {
   const detail = h("div", { class: "detail", "aria-live": "polite" });
   const show = (t) => detail.replaceChildren(...tokenDetail(text, t));
   const strip = tokenStrip({
-    label: "The text by tokens",
+    label: "Text by tokens",
     pieces: tokens,
     colour: (element, t) => paint(element, SEQUENTIAL, loss[t] / scale),
     describe: (t) => describeToken(text, t),
@@ -20,14 +20,14 @@ function textSection(text, choice) {
   return section(
     "text",
     "Text",
-    "The darker a token, the less the model expected it. Point at a token to see what it expected "
-      + "instead; click to choose it for the sections below.",
-    legend(SEQUENTIAL, "0 nats", `${scale} nats and more`),
+    "The darker a token, the higher its loss. Point at a token to see the model's predictions; "
+      + "click to select it for the sections below.",
+    legend(SEQUENTIAL, "0 nats", `${scale} nats or more`),
     h("div", { class: "beside" }, strip.element, detail),
   );
 }
 
-/** The loss that gets the last colour: all but the most surprising tokens lie below it. */
+/** The loss of the last colour: all but the largest losses are below it. */
 function lossScale(loss) {
   const known = Array.from(loss).filter(Number.isFinite).sort((a, b) => a - b);
   return Math.max(1, Math.ceil(known[Math.floor(0.9 * (known.length - 1))] ?? 1));
@@ -50,13 +50,13 @@ function tokenDetail(text, t) {
           h("div", {}, h("dt", {}, "loss"), h("dd", {}, `${decimal(loss[t])} nats`)),
           h("div", {}, h("dt", {}, "probability"), h("dd", {}, percent(Math.exp(-loss[t])))),
         )
-      : h("p", { class: "muted" }, "Nothing was predicted here: it is where the text begins."),
-    t > 0 && known ? guessList("Expected here", guesses.all(t - 1), tokens[t]) : null,
-    guessList("Expected next", guesses.all(t), tokens[t + 1]),
+      : h("p", { class: "muted" }, "No prediction: this is the beginning of the text."),
+    t > 0 && known ? guessList("Predictions here", guesses.all(t - 1), tokens[t]) : null,
+    guessList("Predictions for the next token", guesses.all(t), tokens[t + 1]),
   ].filter(Boolean);
 }
 
-/** Guesses with their probabilities; the one that came is marked. */
+/** Guesses with their probabilities; the correct one is marked. */
 function guessList(title, guesses, came) {
   const rows = guesses.map(({ word: guess, probability }) =>
     h(
