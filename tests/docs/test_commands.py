@@ -86,7 +86,8 @@ def parse_command(command: str) -> None:
     except Parsed:
         return
     except SystemExit as stopped:
-        assert not stopped.code, f"{command}: {stopped}"
+        if stopped.code:
+            raise AssertionError(f"{command}: wrong options") from stopped
 
 
 @pytest.mark.usefixtures("only_parse")
