@@ -15,30 +15,31 @@ import time
 import torch
 from torch import Tensor
 
+from lumenspark.data.cache_folder import cache_folder
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import to_transformers
 from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
+from lumenspark.device import prepare_process
 from lumenspark.evaluation.scoring import card_loss
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 from lumenspark.recipe import OptimOptions
 from lumenspark.training.optimizers import build_optimizers, lr_factor, set_lr
 
-VOCABULARY = 1024  # V
+VOCABULARY = 2048  # V
 CONTEXT = 64  # T
 BATCH = 32  # B
 
 
 def main() -> None:
     options = parse_arguments()
+    prepare_process("cpu", threads=options.threads, cache=cache_folder())
     torch.manual_seed(options.seed)
 
     # Text -> token ids. The tokenizer (byte-level BPE) is learned from the train split; the ids of
     # each split are one long stream on disk, documents between <|sot|> and <|eot|>.
     corpus = open_corpus(options.data)
-    tokens = prepare(
-        corpus, vocab_size=VOCABULARY, needed=("train", "validation"), report=print
-    )
+    tokens = prepare(corpus, vocab_size=VOCABULARY, needed=("train", "validation"), report=print)
     tokenizer = to_transformers(tokens.tokenizer, CONTEXT)
 
     # Token ids -> windows of T ids, in a new order each epoch. TrainingWindows adds one id to each,
@@ -69,7 +70,7 @@ def main() -> None:
     print(f"validation loss {loss:.4f} nats per token over {targets:,} tokens\n")
     torch.manual_seed(options.seed)
     text = model.generate(
-        text=options.prompt, tokenizer=tokenizer, max_new_tokens=120, temperature=0.7, top_k=40
+        text=options.prompt, tokenizer=tokenizer, max_new_tokens=120, temperature=0.6, top_k=40
     )
     print(text)
 
@@ -89,7 +90,7 @@ def train(model: LumiereForCausalLM, windows: TrainingWindows, steps: int) -> No
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        if step % 20 == 0 or step == steps - 1:
+        if step % 50 == 0 or step == steps - 1:
             speed = (step + 1) * batch.numel() / (time.perf_counter() - started)
             print(f"step {step:5d}  loss {loss.item():.4f}  {speed:,.0f} tokens/s")
 
@@ -97,7 +98,8 @@ def train(model: LumiereForCausalLM, windows: TrainingWindows, steps: int) -> No
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="python-docs", help="a text file, a folder, or a hub id")
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps")
+    parser.add_argument("--threads", type=int, help="torch's own choice unless given")
     parser.add_argument("--seed", type=int, default=0, help="of weights, windows and sample")
     parser.add_argument("--prompt", default="The function returns", help="start of the sample")
     return parser.parse_args()
