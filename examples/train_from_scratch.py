@@ -3,8 +3,8 @@
     python examples/train_from_scratch.py
     python examples/train_from_scratch.py --data my-folder --steps 2000
 
-Under two minutes on two CPU cores. `lumenspark train` does the same with checkpoints, a time budget,
-compiling, evaluation and a model card; the pieces are the same ones.
+Under two minutes on two CPU cores. `lumenspark train` does the same with checkpoints, a time
+budget, compiling, evaluation and a model card, from the same pieces.
 
 Shapes: B batch, T tokens of a window, V entries of the vocabulary.
 """

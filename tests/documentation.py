@@ -1,8 +1,11 @@
 """The pages of the documentation, and the code and commands in them."""
 
 import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,3 +77,26 @@ def _commands(text: str) -> Iterator[str]:
 def words(command: str) -> list[str]:
     """The words of a command line as a shell splits it, comments left out."""
     return shlex.split(command, comments=True)
+
+
+def train_briefly(folder: Path, steps: int = 60) -> None:
+    """Train ``lumiere-1m`` for a minute, so that ``latest`` names it; ``folder`` is for runs."""
+    settings = {"steps": steps, "compile": "off", "validation_windows": 64}
+    command = [sys.executable, "-m", "lumenspark", "train", "lumiere-1m"]
+    for name, value in settings.items():
+        command += [f"--train.{name}", str(value)]
+    run(command, {"LUMENSPARK_RUNS": str(folder)}, ROOT)
+
+
+def run(command: list[str], environment: dict[str, str], folder: Path) -> str:
+    """What a program prints, run in ``folder``."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -2,25 +2,22 @@
 
 import ast
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documentation import ROOT, train_briefly
+from documentation import run as run_program
 
 import lumenspark
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def run(program: str, *arguments: str) -> str:
     """What an example prints."""
-    command = [sys.executable, str(EXAMPLES / program), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_program([sys.executable, str(EXAMPLES / program), *arguments], {}, ROOT)
 
 
 @pytest.mark.slow
@@ -59,17 +56,14 @@ def run_cell(code: str, names: dict[str, object]) -> object:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_cell_by_cell(
-    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_notebook_runs_cell_by_cell(own_runs: Path) -> None:
     """In one namespace, from the first to the last, and each value at a cell's end can be shown."""
-    monkeypatch.chdir(tmp_path)
+    train_briefly(own_runs)
     names: dict[str, object] = {}
     for code in cells(EXAMPLES / "inspect.ipynb"):
         value = run_cell(code, names)
         html = getattr(value, "_repr_html_", None)
         assert html is None or html().lstrip().startswith("<")
-    assert os.environ["LUMENSPARK_RUNS"] == str(copied.parent)
 
 
 def test_the_notebook_has_no_outputs() -> None:
