@@ -18,7 +18,8 @@ from lumenspark.data.tokens import prepare
 from lumenspark.data.windows import TrainingWindows
 from lumenspark.evaluation.scoring import card_loss
 from lumenspark.recipe import OptimOptions
-from lumenspark.training.optimizers import build_optimizers, lr_factor, set_lr
+from lumenspark.training.lr_schedule import lr_factor, set_lr
+from lumenspark.training.optimizers import build_optimizers
 
 
 def main() -> None:

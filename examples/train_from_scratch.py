@@ -24,7 +24,8 @@ from lumenspark.device import prepare_process
 from lumenspark.evaluation.scoring import card_loss
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 from lumenspark.recipe import OptimOptions
-from lumenspark.training.optimizers import build_optimizers, lr_factor, set_lr
+from lumenspark.training.lr_schedule import lr_factor, set_lr
+from lumenspark.training.optimizers import build_optimizers
 
 VOCABULARY = 2048  # V
 CONTEXT = 64  # T
