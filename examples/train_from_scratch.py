@@ -107,7 +107,7 @@ def train(model: LumiereForCausalLM, windows: TrainingWindows, steps: int) -> No
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="python-docs", help="a text file, a folder, or a hub id")
-    parser.add_argument("--steps", type=int, default=700, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps")
     parser.add_argument("--threads", type=int, default=1, help="few pay off at this size")
     parser.add_argument("--seed", type=int, default=0, help="of weights, windows and sample")
     parser.add_argument("--prompt", default="The function returns", help="start of the sample")
