@@ -73,11 +73,7 @@ def main() -> None:
     print(f"validation loss {loss:.4f} nats per token over {targets:,} tokens\n")
     torch.manual_seed(options.seed)
     text = model.generate(
-        text=options.prompt,
-        tokenizer=tokenizer,
-        max_new_tokens=120,
-        temperature=0.7,
-        repetition_penalty=1.15,
+        text=options.prompt, tokenizer=tokenizer, max_new_tokens=120, temperature=0.7
     )
     print(text)
 
