@@ -1,11 +1,11 @@
 """Every block of Python in README and docs runs as printed, page by page, from the first on.
 
 A page's blocks share one process. It runs in a folder that holds what the pages name: a short run
-of ``lumiere-1m`` as ``latest``, text, and small models.
+of ``lumiere-1m`` as ``latest``, text, and small models. docs/looking-inside.md, which has commands
+between its blocks, is run by ``tests/inspect/test_tutorial.py``.
 """
 
 import re
-import shlex
 import shutil
 import sys
 from importlib.metadata import distribution
@@ -18,7 +18,12 @@ from transformers import GPT2Tokenizer
 from lumenspark.models import LumensparkConfig, LumensparkForCausalLM
 
 LANGUAGES = {"bash", "python", "text", "yaml", "make", ""}  # text: what a block prints
-WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+WITH_PYTHON = [
+    page
+    for page in PAGES
+    if page.name != "looking-inside.md"
+    and any(block.language == "python" for block in blocks(page))
+]
 
 
 @pytest.fixture(scope="session")
@@ -63,20 +68,6 @@ def test_the_blocks_of_a_page_run(page: Path, folder: Path, tmp_path: Path) -> N
     program = program.replace("runs/RUN/", "a-run/")
     printed = run([sys.executable, "-c", program], environment, here)
     assert printed or "print(" not in program
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_tutorial_run(folder: Path, tmp_path: Path) -> None:
-    """But for its training: `folder` holds a shorter one."""
-    here = tmp_path / "here"
-    shutil.copytree(folder, here)
-    page = ROOT / "docs" / "looking-inside.md"
-    code = "".join(block.code for block in blocks(page) if block.language == "bash")
-    for line in code.splitlines():
-        if not line.startswith("lumenspark train"):
-            command = [sys.executable, "-m", *shlex.split(line)]
-            run(command, {"LUMENSPARK_RUNS": str(here / "runs")}, here)
-    assert (here / "page.html").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
