@@ -1,10 +1,10 @@
 # make train: train Lumiére-1M on text that Python carries (five minutes). make test: prove the code.
-# Both make their own environment in .venv, once.
+# make docs: build the site of the documentation into site/. Each makes the environment in .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 
 train: .venv/.installed
 	$(BIN)/lumenspark train lumiere-1m
@@ -17,8 +17,11 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
