@@ -12,6 +12,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,26 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def curves() -> Iterator[tuple[str, list[float]]]:
     """Training losses of all steps, and validation losses, in nats, by family, precision, loss."""
-    from lumenspark.models import LumiereForCausalLM  # noqa: F401  # torch, before threads are set
-
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, own_folders(Path(folder)):
         write_text(Path(folder) / "text")
-        os.environ["LUMENSPARK_RUNS"] = str(Path(folder) / "runs")
-        os.environ.setdefault("LUMENSPARK_CACHE", str(Path(folder) / "cache"))
         for family in FAMILIES:
             for precision in ("fp32", "bf16") if has_fast_bf16() else ("fp32",):
                 for objective in OBJECTIVES:
                     losses = train(Path(folder) / "text", family, precision, objective)
                     yield f"{family}, {precision}, {objective}", losses
+
+
+@contextmanager
+def own_folders(folder: Path) -> Iterator[None]:
+    """Inside, runs are written to ``folder``, and the token cache too."""
+    before = dict(os.environ)
+    os.environ["LUMENSPARK_RUNS"] = str(folder / "runs")
+    os.environ["LUMENSPARK_CACHE"] = str(folder / "cache")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def train(text: Path, family: str, precision: str, objective: str) -> list[float]:

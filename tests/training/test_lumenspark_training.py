@@ -34,7 +34,7 @@ def test_a_run_from_text_to_card(text_folder: Path) -> None:
     path = train(text_folder)
     card = (path / "README.md").read_text(encoding="utf-8")
     assert "two factors of rank 8 each" in card
-    assert "blocks of 8 tokens, and 4 slots a head, written to by content" in card
+    assert "blocks of 8 tokens, and 4 slots per head, written to by content" in card
     assert "**Layers:** 2 transformer blocks" in card
     assert run(["card", str(path.name), "--check"]) == 0
     evaluations = json.loads((path / "evaluation.json").read_text())["evaluations"]
@@ -56,7 +56,7 @@ def test_dense_attention_by_an_override(text_folder: Path) -> None:
     assert load(path.name)[0].config.k is None
     card = (path / "README.md").read_text(encoding="utf-8")
     assert "**Attention:** dense" in card
-    assert "slots a head" not in card
+    assert "slots per head" not in card
 
 
 def test_a_window_without_slots(text_folder: Path) -> None:
