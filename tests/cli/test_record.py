@@ -157,10 +157,10 @@ def test_a_record_is_made_and_rerun(checkout: Path, text_folder: Path) -> None:
 
     again = record(source, "best", *data)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "what was recorded and its spread" in again.stdout
+    assert "the recorded mean plus tolerance" in again.stdout
     assert len(list((checkout / "records" / "best").iterdir())) == 1
     repeated = record(source, "best", *data, "--write", "--change", "The first  one")
-    assert "there is a record already whose change is 'The first one'" in refusal(repeated)
+    assert "a record with the change 'The first one' exists already" in refusal(repeated)
 
     row["figures"]["test_loss"] = [1.0, 1.1]
     (folder / "record.json").write_text(json.dumps(row), encoding="utf-8")

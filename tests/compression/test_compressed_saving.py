@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lumenspark.compression.svd import collect_activations, compress
+from lumenspark.data.tokenizer import to_transformers, train_tokenizer
 from lumenspark.models import LumiereConfig, LumiereForCausalLM, modeling_compressed
 
 
@@ -131,6 +132,13 @@ for folder in sys.argv[1:]:
     made = model.generate(ids, max_new_tokens=12, do_sample=False)
     save_file({"logits": write.model(ids).logits, "made": made}, folder + ".safetensors")
 """
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return to_transformers(
+        train_tokenizer(["The ferry left the harbour before the sun was up."], 300)
+    )
 
 
 @pytest.mark.slow
