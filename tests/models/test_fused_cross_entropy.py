@@ -167,6 +167,25 @@ def test_autocast_decides_the_dtype_of_the_products() -> None:
     assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
+def test_in_float16_a_large_vocabulary_has_finite_gradients() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(4, 8).half().requires_grad_()
+    weight = (0.01 * torch.randn(70_000, 8)).half().requires_grad_()  # over float16's largest
+    loss = fused_linear_cross_entropy(hidden, weight, torch.tensor([[1]] * 4), torch.ones(1)).mean()
+    for gradient in torch.autograd.grad(loss, (hidden, weight)):
+        assert gradient.isfinite().all()
+
+
+@both_families
+def test_compiled_model_has_the_same_loss(family: str) -> None:
+    model = trained_model(family)
+    ids = torch.randint(300, (4, 10))
+    compiled = torch.compile(model, backend="eager")
+    assert_same_gradients(
+        model, compiled(input_ids=ids, labels=ids).loss, model(input_ids=ids, labels=ids).loss
+    )
+
+
 @pytest.fixture
 def one_process() -> Iterator[None]:
     """A process group of this process alone."""

@@ -30,14 +30,16 @@ def fused_linear_cross_entropy(
     """:func:`cross_entropy` of ``hidden @ weight.T``: hidden (N, E), weight (V, E) to (N,).
 
     Under autocast the products run in its dtype, and the sums in the dtype of ``target_weights``.
+    In float16, whose range the sum of exponentials can exceed, the definition is used.
     """
     device = hidden.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device):  # as on the meta device
+        return _fused(hidden, weight, target_tokens, target_weights)
+    if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-        with torch.autocast(device, enabled=False):
-            return _apply(hidden, weight, target_tokens, target_weights)
-    return _apply(hidden, weight, target_tokens, target_weights)
+    with torch.autocast(device, enabled=False):
+        return _fused(hidden, weight, target_tokens, target_weights)
 
 
 class FusedLinearCrossEntropy(torch.autograd.Function):
@@ -85,8 +87,10 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         return grad_hidden.to(hidden.dtype), grad_weight, None, None
 
 
-def _apply(*tensors: Tensor) -> Tensor:
-    losses: Tensor = FusedLinearCrossEntropy.apply(*tensors)[0]
+def _fused(hidden: Tensor, weight: Tensor, *targets: Tensor) -> Tensor:
+    if hidden.dtype == torch.float16:
+        return cross_entropy((hidden @ weight.mT).float(), *targets)
+    losses: Tensor = FusedLinearCrossEntropy.apply(hidden, weight, *targets)[0]
     return losses
 
 
