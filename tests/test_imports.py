@@ -20,6 +20,7 @@ LAYERS = [
     ["loading", "resolve"],
     ["runs"],
     ["hub", "memory", "model_folder", "device", "quiet", "reporter", "data", "recipe"],
+    ["earlier_names"],
     ["files"],
     ["errors"],
     ["models"],

@@ -18,6 +18,13 @@ from lumenspark.recipe import (
 )
 
 
+def test_an_earlier_name_is_refused_with_the_current_one() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown key optim.clip \(it is called max_grad_norm now\)"
+    ):
+        with_overrides(load_recipe("lumiere-tiny"), {"optim.clip": 1.0})
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_preset_loads_and_survives_a_round_trip(name: str) -> None:
     recipe = load_recipe(name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
 
+from lumenspark.earlier_names import RECIPE_KEYS
 from lumenspark.errors import (
     LONGEST_QUOTE,
     LONGEST_REASON,
@@ -410,10 +411,18 @@ def _check_keys(
 ) -> None:
     for key, value in content.items():
         if key not in known:
-            near = did_you_mean(str(key), list(known)) if isinstance(key, str) else ""
-            raise UserError(f"{source}: unknown key {prefix}{_shown(key)}{near}")
+            raise UserError(
+                f"{source}: unknown key {prefix}{_shown(key)}{_hint(key, known, prefix)}"
+            )
         if isinstance(known[key], dict) and isinstance(value, Mapping):
             _check_keys(value, known[key], source, prefix=f"{prefix}{key}.")
+
+
+def _hint(key: object, known: dict[str, Any], prefix: str) -> str:
+    if not isinstance(key, str):
+        return ""
+    current = RECIPE_KEYS.get(prefix.rstrip("."), {}).get(key)
+    return f" (it is called {current} now)" if current else did_you_mean(key, list(known))
 
 
 def _shown(key: object) -> str:

@@ -1,6 +1,7 @@
 """The concrete recipe of a training, and the text that it names."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from lumenspark.data.corpora import Corpus, existing, open_corpus
 from lumenspark.data.tokens import PreparedTokens, prepare
@@ -10,10 +11,10 @@ from lumenspark.runs.run import model_source
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """A copy with the device, precision, paths and revisions that ``auto`` and names stand for now.
+    """A copy with the device, precision, paths and commits that ``auto`` and names stand for now.
 
-    What needs the model is decided later, once: whether to compile
-    (:func:`lumenspark.training.setup.set_up`), and the steps of a budget
+    Decided later, once: the commit of a data set, when it is opened (:func:`with_revision`),
+    whether to compile (:func:`lumenspark.training.setup.set_up`), and the steps of a budget
     (:func:`lumenspark.training.budget.fit_budget`).
     """
     from lumenspark.device import choose_device, choose_precision  # loads torch
@@ -24,7 +25,7 @@ def resolve(recipe: Recipe) -> Recipe:
 
 
 def with_full_names(recipe: Recipe, changes: dict[str, str] | None = None) -> Recipe:
-    """A copy with absolute paths, and with revisions of what is on the hub; and with ``changes``.
+    """A copy with absolute paths, with the commits of models of the hub, and with ``changes``.
 
     So a run can be resumed from another folder, and keeps the commits that it began with. A run's
     id becomes the folder of its checkpoint, a model of the hub ``org/model@commit``.
@@ -32,7 +33,6 @@ def with_full_names(recipe: Recipe, changes: dict[str, str] | None = None) -> Re
     tokenizer, init_from = recipe.tokenizer.name, recipe.init_from
     names = {
         "data": _absolute(recipe.data),
-        "corpus.revision": open_recipe_corpus(recipe).revision,
         "init_from": init_from and _full_name(init_from, weights=True),
         "tokenizer.name": tokenizer and _full_name(tokenizer, weights=False),
     }
@@ -50,6 +50,11 @@ def _full_name(model: str, weights: bool) -> str:
 def _absolute(name: str) -> str:
     path = existing(name)
     return name if path is None else str(path.resolve())
+
+
+def with_revision(recipe: Recipe, corpus: Corpus) -> Recipe:
+    """A copy that names the commit of ``corpus``, which a resumed run reads again."""
+    return replace(recipe, corpus=replace(recipe.corpus, revision=corpus.revision))
 
 
 def open_recipe_corpus(recipe: Recipe) -> Corpus:

@@ -130,6 +130,33 @@ def test_evaluation_returns_logits_beside_the_loss() -> None:
     torch.testing.assert_close(outputs.loss, model.train()(input_ids=ids, labels=ids).loss)
 
 
+def test_labels_that_are_no_ids_are_an_error() -> None:
+    model = trained_model("lumiere")
+    ids = torch.randint(300, (2, 6))
+    for wrong in (-1, 300):
+        with pytest.raises((IndexError, RuntimeError), match=r"out of bounds|index"):
+            model(input_ids=ids, labels=ids.index_fill(1, torch.tensor([3]), wrong))
+
+
+def test_shift_labels_and_ignore_index_as_transformers_has_them() -> None:
+    model = trained_model("lumiere")
+    ids = torch.randint(1, 300, (2, 6))
+    other = ids.roll(-2, 1)
+    other[:, 4] = 0
+    logits = model(input_ids=ids).logits.flatten(0, 1)
+    plain = functional.cross_entropy(logits, other.flatten(), ignore_index=0)
+    found = model(input_ids=ids, labels=ids, shift_labels=other, ignore_index=0).loss
+    assert_same_gradients(model, found, plain)
+
+
+def test_second_derivatives_are_refused_since_they_would_be_wrong() -> None:
+    hidden, weight, tokens, weights = tensors(2)
+    loss = fused_linear_cross_entropy(hidden, weight, tokens, weights).mean()
+    (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        torch.autograd.grad(gradient.square().sum(), weight)
+
+
 def test_num_items_in_batch_divides_the_sum() -> None:
     model = trained_model("lumiere")
     ids = torch.randint(300, (4, 10))
@@ -148,6 +175,11 @@ def test_output_layer_with_a_bias_or_a_hook_is_called() -> None:
     handle = model.lm_head.register_forward_hook(lambda module, args, out: seen.append(out))
     model(input_ids=windows, labels=windows)
     handle.remove()
+    called: list[object] = []
+    handle = model.lm_head.register_full_backward_hook(lambda *given: called.append(given))
+    model(input_ids=windows, labels=windows).loss.backward()
+    handle.remove()
+    assert called
     assert seen[0].shape == (6, 9, 300)
     model.lm_head.bias = torch.nn.Parameter(torch.randn(300))
     logits = model(input_ids=windows).logits[:, :-1].flatten(0, 1)

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .fused_cross_entropy import (
+    IGNORED,
     cross_entropy,
     fused_linear_cross_entropy,
     is_plain_linear,
@@ -235,8 +236,12 @@ class LanguageModelMixin:
             **{name: kwargs[name] for name in FLASH_ARGUMENTS if name in kwargs},
         )
         hidden, logits, loss = outputs.last_hidden_state, None, None
-        if labels is not None and targets is None:
+        if targets is None:
+            targets = kwargs.get("shift_labels")  # transformers' name
+        if targets is None and labels is not None:
             targets = shifted(labels)
+        if targets is not None and "ignore_index" in kwargs:
+            targets = targets.masked_fill(targets == kwargs["ignore_index"], IGNORED)
         if skip_logits is None:
             skip_logits = self.training
         if targets is None:

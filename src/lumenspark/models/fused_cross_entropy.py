@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 IGNORED = -100  # the label of a position without a target, as in torch and transformers
 
@@ -20,8 +21,8 @@ def cross_entropy(logits: Tensor, target_tokens: Tensor, target_weights: Tensor)
         target_tokens: (N, K) ids.
         target_weights: (K,) weights that sum to 1.
     """
-    target_logits = logits.gather(-1, target_tokens) @ target_weights.to(logits.dtype)
-    return logits.logsumexp(-1) - target_logits
+    target_logits = logits.gather(-1, target_tokens) * target_weights.to(logits.dtype)
+    return logits.logsumexp(-1) - target_logits.sum(-1)
 
 
 def fused_linear_cross_entropy(
@@ -79,6 +80,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, grad_logits, sum_exp)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor, Tensor, None, None]:
         hidden, weight, grad_logits, sum_exp = ctx.saved_tensors
         scale = grad_losses[:, None] / sum_exp
@@ -100,9 +102,9 @@ def soft_targets(
     """Target tokens (B·T, K) and their weights (K,), in float32.
 
     The next tokens in ``targets`` (B, T); with ``teacher_samples`` (B, T, S) these too, which share
-    ``teacher_weight`` of the loss equally. Where there is no target, token 0 stands in.
+    ``teacher_weight`` of the loss equally. Token 0 stands in where the target is ``IGNORED``.
     """
-    tokens, weights = targets.reshape(-1, 1).clamp(min=0), [1.0]
+    tokens, weights = targets.where(targets != IGNORED, 0).reshape(-1, 1), [1.0]
     if teacher_samples is not None:
         samples = teacher_samples.shape[-1]
         tokens = torch.cat([tokens, teacher_samples.flatten(0, 1)], dim=-1)
@@ -130,5 +132,6 @@ def shifted(labels: Tensor) -> Tensor:
 
 def is_plain_linear(layer: nn.Module) -> bool:
     """Whether ``layer`` computes ``x @ weight.T`` and nothing else: no bias, adapter or hook."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "_hf_hook")
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks)
+    hooked = any(hooks) or layer._backward_pre_hooks or hasattr(layer, "_hf_hook")
     return type(layer) is nn.Linear and layer.bias is None and not hooked

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lumenspark.earlier_names import TRAINER_STATE, renamed
 from lumenspark.errors import UserError, first_line, reading
 from lumenspark.files import (
     LARGE,
@@ -29,7 +30,6 @@ from lumenspark.files import (
     temporary_folder,
     write_json,
 )
-from lumenspark.runs.earlier_names import TRAINER_STATE, renamed
 
 MARKER = "complete.json"
 WEIGHTS = "model.safetensors"

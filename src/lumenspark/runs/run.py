@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lumenspark.earlier_names import with_current_keys, with_earlier_keys
 from lumenspark.errors import UserError, quoted, reading
 from lumenspark.files import (
     flush_folder,
@@ -22,7 +23,6 @@ from lumenspark.files import (
     write_json,
 )
 from lumenspark.recipe import Recipe, dump_recipe, read_content, recipe_from
-from lumenspark.runs.earlier_names import with_current_keys, with_earlier_keys
 from lumenspark.runs.metrics import read_metrics
 
 ID_LETTERS = "abcdefghijklmnopqrstuvwxyz23456789"

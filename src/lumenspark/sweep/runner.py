@@ -31,7 +31,12 @@ from lumenspark.files import delete, locked, set_aside, write_json
 from lumenspark.pipeline import environment_of, train_in
 from lumenspark.recipe import Recipe, load_recipe, with_overrides
 from lumenspark.reporter import Reporter
-from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, with_full_names
+from lumenspark.resolve import (
+    open_recipe_corpus,
+    prepare_recipe_tokens,
+    with_full_names,
+    with_revision,
+)
 from lumenspark.runs.checkpoint import State, prune_checkpoints
 from lumenspark.runs.run import Run, make_run, runs_folder, tidy_runs
 from lumenspark.sweep.search import Grid, Sampler, make_search
@@ -81,6 +86,7 @@ def sweep(
     with_overrides(base, {"seed": base.seed + seeds - 1})  # raises if it is too large
     seeds_used = [base.seed + index for index in range(seeds)]
     corpus = open_recipe_corpus(base)
+    base = with_revision(base, corpus)  # all trainings read the same commit
     tokens = prepare_recipe_tokens(base, corpus, reporter.say)
     _check_models(base, space, tokens)
     settings = {
@@ -198,10 +204,10 @@ class _SweepRun:
         run = _run_of(self.folder, number, seed)
         resumes = _can_resume(run)
         reporter = _Indented(self.reporter.console)
+        self._forget_other_shapes(values)
         setup = set_up(run.recipe() if resumes else self._recipe(values, seed), reporter)
         if setup.tokens.digest != self.tokens_digest:
             raise UserError("the corpus has changed since the sweep started: start a new one")
-        self._forget_other_shapes(values)
         fits = setup.recipe.budget is not None and not resumes and _cost(values) not in self.fitted
         if fits:
             setup = fit_budget(setup, started, reporter)
@@ -213,11 +219,14 @@ class _SweepRun:
             _lay_out(run, setup)
         try:
             session = train_in(run, setup, reporter, started if fits else None)
+            diverged = False
         except DivergedError as error:
-            return self._outcome(run, error.state, diverged=True)
+            session, diverged = error.session, True
         if session.stop.signal is not None:  # during the last step
             raise Stopped(run.id, session.stop.signal)
-        return self._outcome(run, session.state, diverged=False)
+        # A teacher that diverged has a session of its own: the run has not begun.
+        state = session.state if session.run == run else State()
+        return self._outcome(run, state, diverged)
 
     def _forget_other_shapes(self, values: dict[str, Any]) -> None:
         """Reset torch.compile unless only seed and optimizer differ from the last training.

@@ -25,19 +25,27 @@ class Session:
         self.reporter = reporter
         self.stop = StopRequest()
         self.last_step = StepResult(0.0, 0.0)
-        self._tracker: Tracker | None = open_tracker(recipe.train.tracker, run.path, recipe)
+        self._tracker: Tracker | None = None
         self._started = time.monotonic() - state.seconds
         self._step_times: list[float] = []
         self._unsaved_events: list[dict[str, Any]] = []
         self._metrics = MetricsLog(run.metrics_file)
-        if not self._metrics.cut(state.metrics_size, state.step):
-            reporter.say(
-                f"{run.metrics_file} is not what it was at step {state.step}: "
-                "the curves will have gaps"
-            )
 
     def __enter__(self) -> "Session":
+        try:
+            self._open()
+        except BaseException:
+            self._metrics.close()
+            raise
         return self
+
+    def _open(self) -> None:
+        state, file = self.state, self.run.metrics_file
+        if not self._metrics.cut(state.metrics_size, state.step):
+            self.reporter.say(
+                f"{file} is not what it was at step {state.step}: the curves will have gaps"
+            )
+        self._tracker = open_tracker(self.recipe.train.tracker, self.run.path, self.recipe)
 
     def __exit__(self, *exception: object) -> None:
         self._metrics.close()

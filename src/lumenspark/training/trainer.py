@@ -35,11 +35,11 @@ SAMPLE_TOKENS = 48
 
 
 class DivergedError(UserError):
-    """Steps were not finite again and again, at ever lower learning rates. ``state``: the last."""
+    """Steps of ``session`` were not finite again and again, at ever lower learning rates."""
 
-    def __init__(self, message: str, state: State) -> None:
+    def __init__(self, message: str, session: Session) -> None:
         super().__init__(message)
-        self.state = state
+        self.session = session
 
 
 class Trainer:
@@ -271,7 +271,7 @@ class Trainer:
             f"step {step} was not finite, for the {MAX_ROLLBACKS}rd time: its batch is in {file}; "
             "try lower learning rates (optim.muon_lr, optim.adamw_lr) or precision fp32"
         )
-        raise DivergedError(message, session.state)
+        raise DivergedError(message, session)
 
     def _weights_are_finite(self) -> bool:
         """A finite gradient can still make a weight overflow, which must not be saved."""
