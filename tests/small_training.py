@@ -7,6 +7,7 @@ from command_line import SMALL
 
 from lumenspark.recipe import Recipe, load_recipe, with_overrides
 from lumenspark.reporter import Reporter
+from lumenspark.runs.run import Run
 from lumenspark.training.setup import set_up
 from lumenspark.training.trainer import Trainer
 
@@ -30,3 +31,8 @@ def small(text_folder: Path, **more: Any) -> Recipe:
 def trainer_of(recipe: Recipe) -> tuple[Trainer, Collected]:
     reporter = Collected()
     return Trainer(set_up(recipe, reporter), reporter), reporter
+
+
+def rollbacks(run: Run) -> list[dict[str, Any]]:
+    """The events of a run that are no samples."""
+    return [event for event in run.events() if event["event"] != "sample"]

@@ -159,6 +159,8 @@ class TrainOptions:
 
     steps: Positive = 2000
     """Optimizer steps. A time budget sets this number."""
+    max_epochs: Literal["auto"] | Annotated[float, Gt(0)] | None = "auto"
+    """Most passes over the text within a budget; auto: as many as its size lets help; null: any."""
     batch_size: Positive = 64
     """Windows per forward pass."""
     gradient_accumulation_steps: Positive = 1
@@ -181,10 +183,10 @@ class TrainOptions:
     """Steps between checkpoints to resume from."""
     keep_checkpoints: Count = 1
     """Earlier checkpoints to keep, besides last and best."""
-    sample_every: Count = 0
-    """Steps between samples of text; 0: none."""
-    prompt: str = "The"
-    """Prompt of the samples."""
+    sample_every: Count | None = None
+    """Steps between samples of text; null: at each validation; 0: none."""
+    prompt: str | None = None
+    """Prompt of the samples; null: one that suits the text."""
     threads: Positive | None = None
     """CPU threads; null: the default of torch."""
     tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"

@@ -1,13 +1,25 @@
 """Console output of training: a progress bar on a terminal, plain lines otherwise."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 PLAIN_LINE_EVERY_SECONDS = 10.0
+
+
+def in_words(seconds: float) -> str:
+    """A time as "45 s", "2 min 10 s" or "1 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 class _Output:
@@ -65,6 +77,16 @@ class Reporter:
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False, emoji=False, soft_wrap=True)
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Show that ``what`` is going on: a spinner on a terminal, else a line."""
+        if not self.console.is_terminal:
+            self.say(f"{what} …")
+            yield
+            return
+        with self.console.status(Text(f"{what} …")):
+            yield
 
     def start(self, step: int, steps: int) -> None:
         """Start of a training: shows a bar if the output is a terminal."""

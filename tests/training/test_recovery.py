@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from command_line import SMALL
-from small_training import Collected, small, trainer_of
+from small_training import Collected, rollbacks, small, trainer_of
 
 import lumenspark
 from lumenspark import pipeline
@@ -27,7 +27,7 @@ from lumenspark.training.trainer import Trainer
 
 FINISHED = {
     *("README.md", "checkpoints", "environment.json", "evaluation.json", "loss.svg"),
-    *("metrics.jsonl", "recipe.yaml"),
+    *("metrics.jsonl", "recipe.yaml", "samples.json"),
 }
 
 
@@ -68,7 +68,7 @@ def test_a_run_that_goes_back_finishes_with_all_its_files(
     failing["* 7"] = 1
     run = pipeline.train(small(text_folder), reporter=Collected())
     assert files(run) == FINISHED
-    assert [event["step"] for event in run.events()] == [7]
+    assert [event["step"] for event in rollbacks(run)] == [7]
     assert check_card(run.path) == []
     card = (run.path / "README.md").read_text()
     assert "**Steps:** 12 logged, 12 planned" in card
@@ -109,7 +109,7 @@ def test_a_run_that_went_back_is_resumed_to_the_same_end(
     for name in ("last/model.safetensors", "last/trainer.safetensors", "best/model.safetensors"):
         both = [(each.checkpoints / name).read_bytes() for each in (whole, run)]
         assert both[0] == both[1], name
-    assert [event["lr_scale"] for event in run.events()] == [0.5]
+    assert [event["lr_scale"] for event in rollbacks(run)] == [0.5]
     assert read_state(run.checkpoint("last")).rollbacks == 1
 
 
@@ -120,8 +120,8 @@ def test_a_teacher_that_goes_back(
     distill = {"teachers": 1, "steps": 6, "samples": 4}
     run = lumenspark.train("lumiere-tiny", **SMALL, data=str(text_folder), distill=distill)
     teacher = Run(run.path / "teachers" / "0")
-    assert [event["step"] for event in teacher.events()] == [4]
-    assert list(run.events()) == []
+    assert [event["step"] for event in rollbacks(teacher)] == [4]
+    assert rollbacks(run) == []
     assert files(run) == FINISHED | {"teachers"}
     assert read_state(teacher.checkpoint("last")).step == 6
 
@@ -135,7 +135,7 @@ def test_a_training_of_a_sweep_that_goes_back(
     )
     (training,) = trials[0].trainings
     run = Run(Path(training.run))
-    assert len(list(run.events())) == 1
+    assert len(rollbacks(run)) == 1
     assert training.steps == 12
     marker = read_marker(run.checkpoint("best"))
     assert (training.loss, training.best_step) == (marker.loss, marker.step)

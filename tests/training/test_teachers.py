@@ -81,7 +81,8 @@ def test_a_teacher_is_the_same_recipe_from_another_seed() -> None:
 
 
 def test_a_budget_is_for_teachers_too(text_folder: Path) -> None:
-    changes = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
+    changes: dict[str, object] = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
+    changes["train.max_epochs"] = None  # the text is small
     recipe = with_overrides(
         load_recipe("lumiere-tiny"), {**changes, "distill.budget_fraction": 0.6}
     )
@@ -98,7 +99,8 @@ def test_a_budget_is_for_teachers_too(text_folder: Path) -> None:
 def test_sampling_the_teachers_counts_before_they_are_trained(
     text_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
+    changes: dict[str, object] = {"data": str(text_folder), "budget": "300s", "distill.teachers": 2}
+    changes["train.max_epochs"] = None  # the text is small
     setup = set_up(with_overrides(load_recipe("lumiere-tiny"), changes), Reporter())
     assert seconds_to_sample(Trainer(setup, Reporter())) > 0
 

@@ -10,6 +10,7 @@ from lumenspark.data.hub_datasets import WIKITEXT, open_hub, open_wikitext_2
 from lumenspark.data.local_files import open_files
 from lumenspark.data.python_docs import PythonDocs
 from lumenspark.data.split_names import SPLITS
+from lumenspark.data.tales.corpus import Tales
 from lumenspark.data.wikitext import clean_articles
 from lumenspark.errors import UserError, first_line, quoted
 
@@ -55,6 +56,8 @@ def open_corpus(
     here = existing(source)
     if here is not None:
         return open_files(str(here), layout, config, text_field)
+    if source == "tales" or source.startswith("tales-"):
+        return Tales(source)
     if source == "python-docs":
         return PythonDocs()
     if source == "wikitext-2":

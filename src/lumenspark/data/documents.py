@@ -51,6 +51,7 @@ class Corpus(ABC):
         text_field: field or column with the text, in rows.
         license: as stated by the source, else None.
         language: ISO 639-1 code; None if the source names none or several.
+        prompt: a prompt that suits the text.
         left_out: names of files, or of splits of a hub dataset (known after it was opened), that
             are not read.
     """
@@ -63,6 +64,7 @@ class Corpus(ABC):
     text_field: str = "text"
     license: str | None = None
     language: str | None = None
+    prompt: str = "The"
     left_out: tuple[str, ...] = ()
 
     @abstractmethod
@@ -95,6 +97,10 @@ class Corpus(ABC):
     @abstractmethod
     def size(self, split: str) -> int | None:
         """Approximate bytes of text in the split; None if unknown without reading it."""
+
+    def entropy(self, split: str) -> float | None:
+        """Bits per byte that no model can go below, on average; None where it is unknown."""
+        return None
 
     def pieces(self, split: str) -> Iterator[Piece]:
         """The raw documents of ``split``, long ones in several pieces.

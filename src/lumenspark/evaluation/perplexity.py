@@ -126,6 +126,7 @@ def evaluate(
         revision=corpus.revision,
         config=corpus.config,
         text_field=corpus.text_field,
+        entropy=corpus.entropy(split),
         model_revision=getattr(model, "hub_revision", None),
         loss=loss,
         perplexity=math.exp(loss),

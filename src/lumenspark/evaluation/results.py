@@ -43,6 +43,7 @@ class Evaluation:
     notes: list[str]  # caveats
     config: str | None = None  # of the dataset
     text_field: str = "text"  # of its rows
+    entropy: float | None = None  # of the text, in bits per byte, where it is known
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -126,6 +127,10 @@ def describe(evaluation: Evaluation) -> str:
         rows.append(("word perplexity", f"{evaluation.word_perplexity:.4f}"))
     if evaluation.bits_per_byte is not None:
         rows.append(("bits per byte", f"{evaluation.bits_per_byte:.4f}"))
+        if evaluation.entropy is not None:
+            rows.append(
+                ("entropy", f"{evaluation.entropy:.4f} bits per byte, which no model beats")
+            )
     rows += [
         ("targets", f"{evaluation.targets:,} in {evaluation.windows:,} windows"),
         ("text", _size_in_words(evaluation)),
@@ -136,6 +141,17 @@ def describe(evaluation: Evaluation) -> str:
     data = printable(evaluation.data)
     title = f"{data}, {evaluation.split} split, protocol {evaluation.protocol}"
     return "\n".join([title, *(f"  {name:<18}{value}" for name, value in rows)])
+
+
+def in_one_line(evaluation: Evaluation) -> str:
+    """The main metrics as a line."""
+    figures = f"loss {evaluation.loss:.4f}, perplexity {evaluation.perplexity:.2f}"
+    if evaluation.bits_per_byte is not None:
+        figures += f", {evaluation.bits_per_byte:.4f} bits per byte"
+        if evaluation.entropy is not None:
+            figures += f" (entropy of the text: {evaluation.entropy:.4f})"
+    data = printable(evaluation.data)
+    return f"{data}, {evaluation.split} split, protocol {evaluation.protocol}: {figures}"
 
 
 def _size_in_words(evaluation: Evaluation) -> str:

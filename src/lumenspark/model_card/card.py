@@ -61,6 +61,7 @@ def _card(files: RunFiles) -> ModelCard:
         tokenization=sections.tokenization(files),
         procedure=sections.procedure(files),
         evaluation=sections.evaluation(files),
+        samples=sections.samples(files),
         strengths=sections.strengths(files, family),
         limitations=sections.limitations(files),
         components=sections.components(files, family),

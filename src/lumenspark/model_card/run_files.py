@@ -15,6 +15,7 @@ from lumenspark.errors import UserError, printable, quoted, reading
 from lumenspark.evaluation.results import of_weights, read_evaluations
 from lumenspark.evaluation.weights import check_checkpoint, weights_in
 from lumenspark.runs.metrics import read_metrics
+from lumenspark.runs.samples import Sample, read_samples
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class RunFiles:
     recipe: dict[str, Any]
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
+    events: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]  # of the current weights of the checkpoint
+    samples: list[Sample]  # of these weights
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     shapes: dict[str, list[int]]  # each tensor in model.safetensors
@@ -48,13 +51,16 @@ def read_run(run: Path, checkpoint: str) -> RunFiles:
     folder = checkpoint_folder(run, checkpoint)
     check_checkpoint(folder)
     weights = weights_in(folder)
+    metrics = read_metrics(run / "metrics.jsonl")
     return RunFiles(
         run_id=run.resolve().name,
         checkpoint=checkpoint,
         recipe=_read(run / "recipe.yaml", yaml.safe_load),
         environment=_read(run / "environment.json", json.loads),
-        metrics=read_metrics(run / "metrics.jsonl").measurements,
+        metrics=metrics.measurements,
+        events=metrics.events,
         evaluations=of_weights(read_evaluations(run), checkpoint, weights.digest, weights.step),
+        samples=read_samples(run, weights.digest),
         config=_read(folder / "config.json", json.loads),
         tokenizer=_read(folder / "tokenizer.json", json.loads),
         shapes=_tensor_shapes(folder / "model.safetensors"),

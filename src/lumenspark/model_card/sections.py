@@ -20,6 +20,7 @@ from lumenspark.model_card.run_files import RunFiles
 
 # Not strftime's %b, which follows the locale.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+LONGEST_SAMPLE = 200  # characters, in the table of samples
 # Names of the same dimension in configs of transformers.
 CONFIG_NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "depth"),
@@ -270,6 +271,34 @@ def evaluation(files: RunFiles) -> str:
         explained += " Protocol `lm_eval` follows EleutherAI's lm_eval, per raw word and byte."
     parts = (facts, f"{head}\n{rows}", _notes(entries), explained)
     return "\n\n".join(part for part in parts if part)
+
+
+def samples(files: RunFiles) -> str:
+    """What the checkpoint writes, and what the model wrote at its validations."""
+    final = [
+        f"Prompt {code(sample.prompt)}, temperature {sample.temperature:g}, seed {sample.seed:d}:\n\n"
+        + fenced(_plain(sample.text), "text")
+        for sample in files.samples
+    ]
+    written = {
+        event["step"]: str(event.get("text"))
+        for event in files.events
+        if event["event"] == "sample"
+    }
+    rows = [
+        f"| {step:,} | {text(shortened(' '.join(words.split()), LONGEST_SAMPLE))} |"
+        for step, words in sorted(written.items())
+    ]
+    parts = final
+    if rows:
+        table = "\n".join(["| step | text |", "|--:|---|", *rows])
+        parts = [*final, f"During training:\n\n{table}"]
+    return "\n\n".join(parts) or "No text was sampled."
+
+
+def _plain(words: str) -> str:
+    """A text of several lines, without control characters."""
+    return "\n".join(printable(line) for line in words.strip().split("\n"))
 
 
 def _notes(entries: list[dict[str, Any]]) -> str:

@@ -79,6 +79,8 @@ def sweep(
     tidy_runs()
     loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
     base = with_full_names(with_overrides(loaded, overrides))
+    if base.train.sample_every is None:
+        base = with_overrides(base, {"train.sample_every": 0})
     space = make_space(base, vary)
     search = make_search(space, trials, base.seed)
     if seeds < 1:

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from lumenspark.errors import UserError
 from lumenspark.recipe import Recipe, parse_duration
-from lumenspark.reporter import Reporter
+from lumenspark.reporter import Reporter, in_words
 from lumenspark.training.batches import Ids
+from lumenspark.training.epochs import most_steps
 from lumenspark.training.setup import Setup
 from lumenspark.training.teachers import seconds_to_sample
 from lumenspark.training.timing import (
@@ -24,7 +25,7 @@ def fit_budget(
 ) -> Setup:
     """``setup`` with the number of steps that fit into its budget, counted from ``started``.
 
-    Teachers that are still to be trained get ``distill.budget_fraction`` of the training time, and
+    The steps end where reading the text once more would overfit (:mod:`.epochs`). Teachers that are still to be trained get ``distill.budget_fraction`` of the training time, and
     sampling their predictions is planned for. Without a budget nothing changes. Raises UserError
     where no time is left for training.
     """
@@ -46,14 +47,28 @@ def fit_budget(
             f"a budget of {recipe.budget} is over before the first step: set-up took {used:.0f} s"
             f"{spent} and a step takes {step:.2f} s"
         )
-    return replace(setup, recipe=_with_steps(recipe, steps, teachers))
+    tokens = len(setup.tokens.splits["train"].ids)
+    most = most_steps(recipe, tokens, sum(p.numel() for p in trainer.parameters))
+    fitted = _with_steps(recipe, steps, teachers, most)
+    if fitted.train.steps == most:
+        epochs = most * recipe.tokens_per_step / tokens
+        reporter.say(
+            f"the text is read {epochs:.1f} times, in {in_words(most * whole_step)}; more would "
+            "overfit (train.max_epochs)"
+        )
+    return replace(setup, recipe=fitted)
 
 
-def _with_steps(recipe: Recipe, steps: int, teachers: int) -> Recipe:
-    """The recipe with ``steps`` divided among the model and ``teachers`` teachers."""
+def _with_steps(recipe: Recipe, steps: int, teachers: int, most: int | None) -> Recipe:
+    """The recipe with ``steps`` divided among the model and ``teachers`` teachers.
+
+    None of them gets more than ``most``.
+    """
     distill = recipe.distill
     if teachers:
         each = max(1, int(steps * distill.budget_fraction / teachers))
+        each = each if most is None else min(each, most)
         distill = replace(distill, steps=each)
         steps -= teachers * each
-    return replace(recipe, train=replace(recipe.train, steps=max(1, steps)), distill=distill)
+    steps = max(1, steps if most is None else min(steps, most))
+    return replace(recipe, train=replace(recipe.train, steps=steps), distill=distill)

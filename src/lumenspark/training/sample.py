@@ -6,13 +6,15 @@ import torch
 
 from lumenspark.errors import first_line, quoted
 
+TEMPERATURE = 0.7
+
 
 def sample_text(model: Any, tokenizer: Any, prompt: str, seed: int, tokens: int) -> str:
     """A continuation of ``prompt``, or the reason why there is none: no training ends here."""
     torch.manual_seed(seed)
     try:
         text = model.generate(
-            text=prompt, tokenizer=tokenizer, max_new_tokens=tokens, temperature=0.8, top_k=50
+            text=prompt, tokenizer=tokenizer, max_new_tokens=tokens, temperature=TEMPERATURE
         )
     except Exception as error:  # a prompt that is no text, or nothing to this tokenizer
         return f"none: the prompt {quoted(prompt)} cannot be continued ({first_line(error)})"

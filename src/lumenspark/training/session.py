@@ -118,6 +118,11 @@ class Session:
         """A checkpoint holds everything so far."""
         self._unsaved_events.clear()
 
+    def write_sample(self, prompt: str, text: str) -> None:
+        """A sample of text by the current weights."""
+        step = self.state.step
+        self.write_event({"step": step, "event": "sample", "prompt": prompt, "text": text})
+
     def write_event(self, event: dict[str, Any]) -> None:
         """Something that happened to the run; unlike metrics it outlives a rollback."""
         self._metrics.write(event)

@@ -70,7 +70,11 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
         f"{recipe.device} ({recipe.train.precision}, {torch.get_num_threads()} threads)"
     )
     loss, compiled = _loss(recipe, model, tokens, reporter)
-    train = replace(recipe.train, compile="on" if compiled else "off")
+    train = replace(
+        recipe.train,
+        compile="on" if compiled else "off",
+        prompt=corpus.prompt if recipe.train.prompt is None else recipe.train.prompt,
+    )
     recorder = None
     if recipe.inspect.every:
         recorder = ModelRecorder(model, _recorded_text(recipe, tokens))
@@ -97,14 +101,15 @@ def _loss(
     asked = recipe.train.compile
     seconds = parse_duration(recipe.budget) if recipe.budget else None
     compiled, why = choose_compile(asked, recipe.device, seconds, recipe.train.steps)
-    reporter.say(why)
     bf16 = recipe.train.precision == "bf16"
     loss = make_loss(model, recipe.device, bf16, recipe.distill.weight)
     if not compiled:
+        reporter.say(why)
         return loss, False
     batches = Batches(tokens.splits["train"].ids, recipe)
     try:
-        return _compiled(loss, model, batches.token_ids(0)[0]), True
+        with reporter.working(why):
+            return _compiled(loss, model, batches.token_ids(0)[0]), True
     except Exception as error:  # a compiler can fail in any way; the run need not
         reason = first_line(error)
         if asked == "on":

@@ -164,8 +164,8 @@ class Trainer:
         self._record(session)
         if validates:
             self._validate(session, checkpointer)
-        if options.sample_every and _due(step, options.sample_every):
-            self.reporter.say(f"step {step}: {self.sample(options.prompt)}")
+        if validates if options.sample_every is None else _due(step, options.sample_every):
+            self._sample(session)
         if saves or session.is_out_of_patience:
             session.note_progress()
             checkpointer.save(session.state)
@@ -180,6 +180,12 @@ class Trainer:
             clipping = session.last_step.grad_norm / self.recipe.optim.max_grad_norm
             figures = recorder.record(max(1.0, clipping))
             session.write(figures | {"seconds": session.seconds})
+
+    def _sample(self, session: Session) -> None:
+        prompt = self.recipe.train.prompt or ""
+        text = self.sample(prompt)
+        session.write_sample(prompt, text)
+        self.reporter.say(f"step {session.state.step} writes: {' '.join(text.split())}")
 
     def _recorder_due(self, step: int) -> Recorder | None:
         every = self.recipe.inspect.every
@@ -279,4 +285,4 @@ class Trainer:
 
 
 def _due(step: int, every: int) -> bool:
-    return step % every == 0
+    return every > 0 and step % every == 0

@@ -30,10 +30,9 @@ ONSETS = (
     "sh",
     "tr",
 )
-VOWELS = ("a", "e", "i", "o", "u")
-INNER = ("b", "d", "l", "m", "n", "r", "s", "t", "v", "z", "ld", "nd", "rn", "st")
-HER_ENDINGS = ("a", "i", "ia", "eth", "elle", "inne", "orra", "une")
-HIS_ENDINGS = ("o", "us", "an", "ek", "im", "ald", "orn", "y")
+VOWELS = ("a", "e", "i", "o")
+INNER = ("k", "l", "m", "n", "r", "s", "t", "v")
+LAST_VOWELS = ("a", "i", "o")
 PLACE_ENDINGS = (
     "aford",
     "ewick",

@@ -102,19 +102,18 @@ class Tale:
         return animal
 
     def _character(self, is_she: bool, is_person: bool, place: Place | None) -> Character:
-        name = self._name(lexicon.HER_ENDINGS if is_she else lexicon.HIS_ENDINGS)
+        name = self._name()
         pronouns = SHE if is_she else HE
         character = Character(name, pronouns, is_person, place)
         self.world.characters.append(character)
         return character
 
-    def _name(self, endings: tuple[str, ...]) -> str:
+    def _name(self) -> str:
         """A name that begins like no other name of the story."""
         onsets = [onset for onset in lexicon.ONSETS if onset[0] not in self._names]
         name = self.choices.pick(onsets) + self.choices.pick(lexicon.VOWELS)
-        if self.choices.chance(2, 5):
-            name += self.choices.pick(lexicon.ONSETS) + self.choices.pick(lexicon.VOWELS)
-        name += self.choices.pick(lexicon.INNER) + self.choices.pick(endings)
+        for _ in range(2 if self.choices.chance(1, 4) else 1):
+            name += self.choices.pick(lexicon.INNER) + self.choices.pick(lexicon.LAST_VOWELS)
         self._names.append(name[0])
         return capitalised(name)
 

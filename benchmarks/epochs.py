@@ -1,13 +1,13 @@
-"""How many passes over a small text help? Test figures over text sizes and numbers of passes.
+"""How many epochs over a small text help? Test figures over text sizes and numbers of epochs.
 
-    python benchmarks/passes.py --data wikitext-2-raw --out passes
+    python benchmarks/epochs.py --data wikitext-2-raw --out epochs
 
 Trains `lumiere-1m` on the first part of the train split in several sizes (each a folder of files
-with the whole validation and test splits), for several numbers of passes, each with its whole
+with the whole validation and test splits), for several numbers of epochs, each with its whole
 learning-rate schedule. Every result is a line of OUT/results.jsonl; what is there is not trained
-again. `--tables` trains nothing. The best number of passes of a size is where the parabola through
-the lowest point and its neighbours, over the logarithm of the passes, is lowest; beside it stands
-what `train.max_passes: auto` allows (lumenspark/training/passes.py).
+again. `--tables` trains nothing. The best number of epochs of a size is where the parabola through
+the lowest point and its neighbours, over the logarithm of the epochs, is lowest; beside it stands
+what `train.max_epochs: auto` allows (lumenspark/training/epochs.py).
 
 Bits per byte are of the test split, strided protocol, with the weights after the last step.
 """
@@ -29,7 +29,7 @@ from lumenspark.reporter import Reporter
 from lumenspark.training.setup import set_up
 from lumenspark.training.trainer import Trainer
 
-# Megabytes of train text: numbers of passes, around where the loss is lowest.
+# Megabytes of train text: numbers of epochs, around where the loss is lowest.
 GRID: dict[float, tuple[float, ...]] = {
     0.5: (2, 3.5, 6, 10),
     1: (2, 3.5, 6, 10),
@@ -42,7 +42,7 @@ GRID: dict[float, tuple[float, ...]] = {
 
 @dataclass
 class Options:
-    """Test figures over text sizes and numbers of passes."""
+    """Test figures over text sizes and numbers of epochs."""
 
     data: str
     """Text to train on, as of lumenspark train."""
@@ -52,8 +52,8 @@ class Options:
     """The recipe; its data and budget are replaced."""
     sizes: tuple[float, ...] = ()
     """Megabytes of train text; default: all that the text has."""
-    passes: tuple[float, ...] = ()
-    """Numbers of passes; default: those of the table in this file."""
+    epochs: tuple[float, ...] = ()
+    """Numbers of epochs; default: those of the table in this file."""
     dropout: float = 0.0
     """Dropout of the model."""
     weight_decay: float = 0.1
@@ -71,7 +71,7 @@ class Result:
     data: str
     recipe: str
     megabytes: float
-    passes: float
+    epochs: float
     dropout: float
     weight_decay: float
     seed: int
@@ -89,7 +89,7 @@ class Result:
             self.data,
             self.recipe,
             self.megabytes,
-            self.passes,
+            self.epochs,
             self.dropout,
             self.weight_decay,
             self.seed,
@@ -115,12 +115,12 @@ def measure(options: Options, file: Path) -> None:
     available = len(corpus.text("train").encode()) / 1e6
     for megabytes in options.sizes or [size for size in GRID if size <= available * 1.1]:
         folder = shortened(options, megabytes)
-        for passes in options.passes or GRID[megabytes]:
-            wanted = (Path(options.data).name, options.recipe, megabytes, passes)
+        for epochs in options.epochs or GRID[megabytes]:
+            wanted = (Path(options.data).name, options.recipe, megabytes, epochs)
             key = (*wanted, options.dropout, options.weight_decay, options.seed)
             if any(result.key == key for result in read(file)):
                 continue
-            result = train(options, folder, megabytes, passes)
+            result = train(options, folder, megabytes, epochs)
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(result)) + "\n")
             print(result, flush=True)
@@ -145,7 +145,7 @@ def shortened(options: Options, megabytes: float) -> Path:
     return folder
 
 
-def train(options: Options, folder: Path, megabytes: float, passes: float) -> Result:
+def train(options: Options, folder: Path, megabytes: float, epochs: float) -> Result:
     started = time.monotonic()
     torch._dynamo.reset()
     changes = {
@@ -156,13 +156,14 @@ def train(options: Options, folder: Path, megabytes: float, passes: float) -> Re
         "inspect.every": 0,
         "train.steps": 1000,
         "train.compile": "on",
+        "train.threads": 1,
         "train.validation_windows": 4096,
     }
     reporter = Reporter(Console(quiet=True))
     recipe = with_overrides(load_recipe(options.recipe), changes)
     setup = set_up(recipe, reporter)
     tokens = len(setup.tokens.splits["train"].ids)
-    steps = max(1, round(passes * tokens / recipe.tokens_per_step))
+    steps = max(1, round(epochs * tokens / recipe.tokens_per_step))
     recipe = with_overrides(setup.recipe, {"train.steps": steps})
     trainer = Trainer(type(setup)(**{**vars(setup), "recipe": recipe}), reporter)
     trainer.model.train()
@@ -174,7 +175,7 @@ def train(options: Options, folder: Path, megabytes: float, passes: float) -> Re
         data=Path(options.data).name,
         recipe=options.recipe,
         megabytes=megabytes,
-        passes=passes,
+        epochs=epochs,
         dropout=options.dropout,
         weight_decay=options.weight_decay,
         seed=options.seed,
@@ -192,7 +193,7 @@ def show(results: list[Result]) -> None:
     for result in sorted(results, key=lambda result: result.key):
         print(
             f"{result.data:<16} {result.megabytes:>5g} MB {result.train_tokens:>9,} tokens "
-            f"{result.passes:>5g} passes {result.steps:>5} steps dropout {result.dropout:g} "
+            f"{result.epochs:>5g} epochs {result.steps:>5} steps dropout {result.dropout:g} "
             f"decay {result.weight_decay:g} seed {result.seed}  "
             f"train {result.train_loss:.4f}  validation {result.validation_loss:.4f}  "
             f"test {result.bits_per_byte:.4f} bits per byte"
