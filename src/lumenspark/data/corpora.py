@@ -8,7 +8,7 @@ from lumenspark.data.file_discovery import KINDS
 from lumenspark.data.file_reader import COMPRESSED
 from lumenspark.data.hub_datasets import WIKITEXT, open_hub, open_wikitext_2
 from lumenspark.data.local_files import open_files
-from lumenspark.data.python_docs import PythonDocs
+from lumenspark.data.python_docs import is_python_docs, open_python_docs
 from lumenspark.data.split_names import SPLITS
 from lumenspark.data.wikitext import clean_articles
 from lumenspark.errors import UserError, first_line, quoted
@@ -34,7 +34,7 @@ def open_corpus(
     """The corpus named ``source``: the first of these that exists.
 
     1. a file or folder of .txt, .md, .jsonl, .csv, .parquet, … (:class:`.local_files.LocalFiles`),
-    2. ``python-docs``, from the Python installation,
+    2. ``python-docs``, from the Python installation; ``python-docs-3.11.7`` insists on a version,
     3. ``wikitext-2``, from the hub at a fixed revision,
     4. a hub dataset ``org/name``.
 
@@ -55,8 +55,8 @@ def open_corpus(
     here = existing(source)
     if here is not None:
         return open_files(str(here), layout, config, text_field)
-    if source == "python-docs":
-        return PythonDocs()
+    if is_python_docs(source):
+        return open_python_docs(source)
     if source == "wikitext-2":
         if config is not None:
             raise UserError(
