@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from lumenspark.data.auto import wikitext_2_at_hand
 from lumenspark.data.documents import Corpus, Piece, shown
 from lumenspark.data.file_discovery import KINDS
 from lumenspark.data.file_reader import COMPRESSED
@@ -15,6 +16,9 @@ from lumenspark.errors import UserError, first_line, quoted
 
 __all__ = ["LAYOUTS", "SPLITS", "Corpus", "Piece", "clean_articles", "open_corpus"]
 
+AUTO = "auto"
+EMBEDDED = "python-docs"
+"""The corpus that needs neither network nor cache, which ``auto`` falls back to."""
 LAYOUTS = ("auto", "plain", "wikitext")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,7 +40,9 @@ def open_corpus(
     1. a file or folder of .txt, .md, .jsonl, .csv, .parquet, … (:class:`.local_files.LocalFiles`),
     2. ``python-docs``, from the Python installation; ``python-docs-3.11.7`` insists on a version,
     3. ``wikitext-2``, from the hub at a fixed revision,
-    4. a hub dataset ``org/name``.
+    4. ``auto``: ``wikitext-2`` from a local cache, or from the hub if that answers within seconds,
+       else :data:`EMBEDDED`; the corpus' ``note`` says which and why,
+    5. a hub dataset ``org/name``.
 
     Args:
         layout: ``plain``, ``wikitext``, or ``auto`` (from the start of the first file).
@@ -57,6 +63,13 @@ def open_corpus(
         return open_files(str(here), layout, config, text_field)
     if is_python_docs(source):
         return open_python_docs(source)
+    if source == AUTO:
+        if revision is not None or config is not None:
+            raise UserError(
+                "auto takes wikitext-2 at a fixed revision, or the embedded corpus: omit revision "
+                "and config, or name the data"
+            )
+        return _open_auto()
     if source == "wikitext-2":
         if config is not None:
             raise UserError(
@@ -68,8 +81,8 @@ def open_corpus(
         raise UserError(f"there is no file or folder {shown(source)}: check the path")
     if not _HUB_ID.fullmatch(source):
         raise UserError(
-            f"there is no corpus {quoted(source)}: give a file or folder, python-docs, wikitext-2, "
-            "or the id of a hub dataset such as org/name"
+            f"there is no corpus {quoted(source)}: give a file or folder, auto, python-docs, "
+            "wikitext-2, or the id of a hub dataset such as org/name"
         )
     return open_hub(
         source,
@@ -79,6 +92,16 @@ def open_corpus(
         text_field=text_field,
         streaming=streaming,
     )
+
+
+def _open_auto() -> Corpus:
+    wikitext, reason = wikitext_2_at_hand()
+    if wikitext is not None:
+        wikitext.note = f"data: auto is {wikitext.name}, {reason}"
+        return wikitext
+    embedded = open_corpus(EMBEDDED)
+    embedded.note = f"data: auto is {embedded.name} instead of wikitext-2: {reason}"
+    return embedded
 
 
 def existing(source: str) -> Path | None:
