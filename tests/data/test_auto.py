@@ -93,7 +93,7 @@ def note_of_embedded() -> str:
     """Open ``auto``, which must be the embedded corpus; its note."""
     corpus = open_corpus(AUTO)
     assert corpus.name == open_corpus(EMBEDDED).name
-    assert str(corpus.note).startswith(f"data: auto is {corpus.name} instead of wikitext-2: ")
+    assert str(corpus.note).startswith(f"data: auto is {corpus.name}, since ")
     return str(corpus.note)
 
 
@@ -114,7 +114,7 @@ def test_it_is_wikitext_2_where_the_hub_answers() -> None:
 @pytest.mark.usefixtures("no_network")
 def test_without_network_it_is_the_embedded_corpus() -> None:
     note = note_of_embedded()
-    assert "it is not in the local cache, and the hub cannot be reached (" in note
+    assert "wikitext-2 is not in the local cache, and the hub cannot be reached (" in note
 
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never sends a byte
         use_hub(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
         note = note_of_embedded()
-    assert "it is not in the local cache, and the hub " in note
+    assert "wikitext-2 is not in the local cache, and the hub " in note
     assert "within 0.5 s" in note or "timed out" in note  # whichever limit comes first
 
 
@@ -140,7 +140,7 @@ def test_a_name_server_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
 
 
 def test_offline_nothing_is_asked(hub: ModelHub, offline: None) -> None:
-    assert "it is not in the local cache, and HF_HUB_OFFLINE is set" in note_of_embedded()
+    assert "wikitext-2 is not in the local cache, and HF_HUB_OFFLINE is set" in note_of_embedded()
     assert hub.asked == []
 
 
@@ -190,7 +190,7 @@ def test_another_commit_in_the_cache_is_not_taken(
     hub.commits[WIKITEXT_REVISION] = {"README.md": b"no text"}  # `datasets` takes the other one
     with pytest.raises(UserError, match=rf"at revision {WIKITEXT_REVISION}, only at another one"):
         open_wikitext_2().splits()
-    assert "its download failed: " in note_of_embedded()
+    assert "the download of wikitext-2 failed: " in note_of_embedded()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"is not in the cache, and HF_HUB_OFFLINE is set"):
@@ -199,7 +199,7 @@ def test_another_commit_in_the_cache_is_not_taken(
 
 def test_a_download_that_fails_is_said(hub: ModelHub) -> None:
     del hub.commits[WIKITEXT_REVISION][f"{WIKITEXT_2}/validation-00000-of-00001.parquet"]
-    assert "its download failed: " in note_of_embedded()
+    assert "the download of wikitext-2 failed: " in note_of_embedded()
 
 
 def test_a_hub_without_the_text_is_said(hub: ModelHub) -> None:
@@ -267,7 +267,7 @@ def test_a_run_on_the_embedded_corpus_keeps_it(
     run = train(tmp_path / "runs", monkeypatch)
     assert named_data(run) == (str(text_folder), None)
     said = capsys.readouterr().out
-    assert f"data: auto is {text_folder} instead of wikitext-2: " in said.replace("\n", " ")
+    assert f"data: auto is {text_folder}, since " in said.replace("\n", " ")
     hub.commits.update(available)
     hub.asked.clear()
     assert command(["resume", run.id]) == 0

@@ -100,7 +100,7 @@ def _open_auto() -> Corpus:
         wikitext.note = f"data: auto is {wikitext.name}, {reason}"
         return wikitext
     embedded = open_corpus(EMBEDDED)
-    embedded.note = f"data: auto is {embedded.name} instead of wikitext-2: {reason}"
+    embedded.note = f"data: auto is {embedded.name}, since {reason}"
     return embedded
 
 
