@@ -114,7 +114,7 @@ def test_it_is_wikitext_2_where_the_hub_answers() -> None:
 @pytest.mark.usefixtures("no_network")
 def test_without_network_it_is_the_embedded_corpus() -> None:
     note = note_of_embedded()
-    assert "wikitext-2 is not in the local cache, and the hub cannot be reached (" in note
+    assert "wikitext-2 is not in the local cache and the hub cannot be reached (" in note
 
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never sends a byte
         use_hub(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
         note = note_of_embedded()
-    assert "wikitext-2 is not in the local cache, and the hub " in note
+    assert "wikitext-2 is not in the local cache and the hub " in note
     assert "within 0.5 s" in note or "timed out" in note  # whichever limit comes first
 
 
@@ -140,7 +140,7 @@ def test_a_name_server_that_never_answers_is_given_up(monkeypatch: pytest.Monkey
 
 
 def test_offline_nothing_is_asked(hub: ModelHub, offline: None) -> None:
-    assert "wikitext-2 is not in the local cache, and HF_HUB_OFFLINE is set" in note_of_embedded()
+    assert "wikitext-2 is not in the local cache and HF_HUB_OFFLINE is set" in note_of_embedded()
     assert hub.asked == []
 
 

@@ -17,11 +17,11 @@ def wikitext_2_at_hand() -> tuple[HubDataset | None, str]:
     if corpus.is_cached():
         return corpus, "from the local cache"
     if is_offline():
-        return None, f"{corpus.name} is not in the local cache, and HF_HUB_OFFLINE is set"
+        return None, f"{corpus.name} is not in the local cache and HF_HUB_OFFLINE is set"
     assert corpus.hub_id is not None
     problem = why_not_reached("dataset", corpus.hub_id, corpus.revision, PATIENCE)
     if problem is not None:
-        return None, f"{corpus.name} is not in the local cache, and {problem}"
+        return None, f"{corpus.name} is not in the local cache and {problem}"
     try:
         corpus.splits()
     except UserError as error:
