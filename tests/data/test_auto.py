@@ -1,5 +1,6 @@
 """``data: auto``: WikiText-2 from a stand-in of the hub or from a cache, else the embedded text."""
 
+import json
 import shutil
 import socket
 from collections.abc import Iterator
@@ -282,3 +283,14 @@ def test_commands_say_which_text_it_is(trained: Path, capsys: pytest.CaptureFixt
     assert "data: auto is wikitext-2, from the local cache\n" in capsys.readouterr().err
     assert command(["train", "lumiere-tiny", "--data", AUTO, *overrides(), "--dry-run"]) == 0
     assert "data: auto is wikitext-2, from the local cache" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("hub")
+def test_all_trials_of_a_sweep_read_one_text(own_runs: Path) -> None:
+    small = overrides(train__save_every=12, train__validate_every=12)
+    varied = ["--vary", "optim.warmup=0.0,0.1", "--seeds", "1"]
+    assert command(["sweep", "lumiere-tiny", "--data", AUTO, *small, *varied]) == 0
+    (settings,) = own_runs.rglob("sweep.json")
+    assert json.loads(settings.read_text())["recipe"]["data"] == "wikitext-2"
+    recipes = [yaml.safe_load(path.read_text()) for path in own_runs.rglob("recipe.yaml")]
+    assert [recipe["data"] for recipe in recipes] == ["wikitext-2", "wikitext-2"]
