@@ -85,7 +85,8 @@ def train_briefly(folder: Path, steps: int = 60) -> None:
     command = [sys.executable, "-m", "lumenspark", "train", "lumiere-1m"]
     for name, value in settings.items():
         command += [f"--train.{name}", str(value)]
-    run(command, {"LUMENSPARK_RUNS": str(folder)}, ROOT)
+    offline = {"HF_HUB_OFFLINE": "1"}  # the recipe's data: auto asks no hub
+    run(command, {"LUMENSPARK_RUNS": str(folder)} | offline, ROOT)
 
 
 def run(command: list[str], environment: dict[str, str], folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1 that gives away one model, in as many commits as it has been given."""
+"""A hub on 127.0.0.1 that gives away one model or data set, in the commits it has been given."""
 
 import hashlib
 import json
@@ -14,8 +14,10 @@ class ModelHub:
     ``asked`` are the paths of all requests.
     """
 
-    def __init__(self, hub_id: str) -> None:
+    def __init__(self, hub_id: str, kind: str = "models") -> None:
         self.hub_id = hub_id
+        self.about = f"/api/{kind}/{hub_id}"
+        self.files = f"{'' if kind == 'models' else f'/{kind}'}/{hub_id}/resolve/"
         self.commits: dict[str, dict[str, bytes]] = {}
         self.names: dict[str, str] = {}
         self.asked: list[str] = []
@@ -60,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _respond(self, with_body: bool) -> None:
         path = self.path.partition("?")[0]
         self.hub.asked.append(path)
-        about, files = f"/api/models/{self.hub.hub_id}", f"/{self.hub.hub_id}/resolve/"
+        about, files = self.hub.about, self.hub.files
         if path == about or path.startswith(f"{about}/revision/"):
             name = path.removeprefix(about).removeprefix("/revision/") or "main"
             commit = self._commit(name)
@@ -69,12 +71,29 @@ class _Handler(BaseHTTPRequestHandler):
                 {"id": self.hub.hub_id, "sha": commit, "siblings": listed}
             ).encode()
             self._answer(content if listed else None, commit, with_body)
+        elif path.startswith(f"{about}/tree/"):
+            name, _, folder = path.removeprefix(f"{about}/tree/").partition("/")
+            commit = self._commit(name)
+            self._answer(self._tree(commit, folder), commit, with_body)
         elif path.startswith(files):
             name, _, file = path.removeprefix(files).partition("/")
             commit = self._commit(name)
             self._answer(self.hub.commits.get(commit, {}).get(file), commit, with_body)
         else:
             self._answer(None, "", with_body)
+
+    def _tree(self, commit: str, folder: str) -> bytes:
+        """The files and folders right in ``folder``, as the hub lists them."""
+        start = f"{folder}/" if folder else ""
+        entries: dict[str, dict[str, object]] = {}
+        for name, data in self.hub.commits.get(commit, {}).items():
+            if name.startswith(start):
+                child, _, below = name.removeprefix(start).partition("/")
+                kind, content = ("directory", b"") if below else ("file", data)
+                oid = hashlib.sha1(content).hexdigest()
+                entry = {"type": kind, "path": start + child, "size": len(content), "oid": oid}
+                entries[child] = entry
+        return json.dumps(list(entries.values())).encode()
 
     def _commit(self, name: str) -> str:
         return self.hub.names.get(name, name)

@@ -6,6 +6,8 @@ apply, and model and tokenizer are of the same commit.
 
 import re
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 
 from lumenspark.errors import UserError, first_line, quoted, reading
@@ -116,6 +118,43 @@ def repo_info(
             f"the hub's info on the {kind} {quoted(hub_id)} cannot be read "
             f"({first_line(error)}): try again"
         ) from error
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids requests."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def why_not_reached(kind: str, hub_id: str, revision: str | None, seconds: float) -> str | None:
+    """Why the hub does not serve ``hub_id``, in words after a comma; None if it does.
+
+    Returns within ``seconds``, whatever the network does: a look-up of the hub's address or a
+    connection may hang for minutes, so the request has a thread of its own, which is abandoned.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    answers: SimpleQueue[str | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=seconds)
+        except HfHubHTTPError as error:
+            answers.put(f"the hub does not serve it ({first_line(error)})")
+        except (HTTPError, OSError) as error:
+            answers.put(f"the hub cannot be reached ({first_line(error)})")
+        except Exception as error:  # an answer that is not the hub's, such as a login page
+            answers.put(f"the hub's answer cannot be read ({first_line(error)})")
+        else:
+            answers.put(None)
+
+    Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=seconds)
+    except Empty:
+        return f"the hub has not answered within {seconds:g} s"
 
 
 def offline_message(kind: str, hub_id: str, config: str | None) -> str:

@@ -223,8 +223,8 @@ class Recipe:
 
     name: str = "lumiere-1m"
     """Name of the recipe."""
-    data: str = "python-docs"
-    """python-docs, wikitext-2, a text file, a folder of text files, or a data set id of the hub."""
+    data: str = "tales"
+    """auto, tales, python-docs, wikitext-2, a text file or folder, or a data set id of the hub."""
     budget: str | None = None
     """Time for set-up and training, such as 90s, 5m or 1h: sets train.steps once, at the start."""
     seed: Annotated[int, Ge(0), Lt(2**31)] = 0

@@ -13,7 +13,7 @@ from lumenspark.runs.run import model_source
 def resolve(recipe: Recipe) -> Recipe:
     """A copy with the device, precision, paths and commits that ``auto`` and names stand for now.
 
-    Decided later, once: the commit of a data set, when it is opened (:func:`with_revision`),
+    Decided later, once: the text and its commit, when it is opened (:func:`with_corpus`),
     whether to compile (:func:`lumenspark.training.setup.set_up`), and the steps of a budget
     (:func:`lumenspark.training.budget.fit_budget`).
     """
@@ -52,15 +52,16 @@ def _absolute(name: str) -> str:
     return name if path is None else str(path.resolve())
 
 
-def with_revision(recipe: Recipe, corpus: Corpus) -> Recipe:
-    """A copy that names the commit of ``corpus``, which a resumed run reads again."""
-    return replace(recipe, corpus=replace(recipe.corpus, revision=corpus.revision))
+def with_corpus(recipe: Recipe, corpus: Corpus) -> Recipe:
+    """A copy that names ``corpus`` and its commit, which a resumed run reads again."""
+    options = replace(recipe.corpus, revision=corpus.revision)
+    return replace(recipe, data=corpus.name, corpus=options)
 
 
-def open_recipe_corpus(recipe: Recipe) -> Corpus:
-    """The text that a recipe names, read as it says."""
+def open_recipe_corpus(recipe: Recipe, report: Callable[[str], None]) -> Corpus:
+    """The text that a recipe names, read as it says. ``report`` receives which one ``auto`` is."""
     options = recipe.corpus
-    return open_corpus(
+    corpus = open_corpus(
         recipe.data,
         layout=options.layout,
         revision=options.revision,
@@ -68,6 +69,9 @@ def open_recipe_corpus(recipe: Recipe) -> Corpus:
         text_field=options.text_field,
         streaming=options.streaming,
     )
+    if corpus.note is not None:
+        report(corpus.note)
+    return corpus
 
 
 def prepare_recipe_tokens(

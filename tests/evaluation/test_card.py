@@ -199,9 +199,11 @@ def test_a_hub_set_is_named_with_its_id(run: Path) -> None:
     ) in card.text
 
 
-def test_the_embedded_corpus(run: Path) -> None:
-    change_corpus(run, name="python-docs", layout="plain", license="PSF-2.0")
+@pytest.mark.parametrize("name", ["python-docs", "python-docs-3.11.9"])
+def test_the_embedded_corpus(run: Path, name: str) -> None:
+    change_corpus(run, name=name, layout="plain", license="PSF-2.0")
     text = str(build_card(run))
+    assert f"`{name}`, the documentation of a Python installation" in text
     assert "docstrings of its standard library (Python 3.11.9)" in text
     assert "has its own: PSF-2.0." in text
 

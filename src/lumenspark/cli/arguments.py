@@ -1,5 +1,6 @@
 """Arguments shared by several commands: how to load a model, and the text to read."""
 
+import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -46,7 +47,7 @@ class CorpusArguments:
     """The text to read; options have the names of the recipe's keys."""
 
     data: Annotated[str | None, default("the run's data")] = None
-    """python-docs, wikitext-2, a text file or folder, or the id of a hub dataset."""
+    """auto, tales, python-docs, wikitext-2, a text file or folder, or the id of a hub dataset."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
     def open(self, model: str, run: "Run | None") -> "Corpus":
@@ -58,7 +59,7 @@ class CorpusArguments:
         from lumenspark.resolve import open_recipe_corpus
 
         if self.data is not None:
-            return open_recipe_corpus(Recipe(data=self.data, corpus=self.corpus))
+            return open_recipe_corpus(Recipe(data=self.data, corpus=self.corpus), _say)
         if run is None:
             raise UserError(f"{model} is not a run, so it names no text: give --data")
         if changed := self._changed_options():
@@ -66,7 +67,7 @@ class CorpusArguments:
                 f"--corpus.{changed[0].replace('_', '-')} needs --data: the data of a run is read "
                 "as its recipe says"
             )
-        return open_recipe_corpus(run.recipe())
+        return open_recipe_corpus(run.recipe(), _say)
 
     def is_default(self) -> bool:
         """Whether none of the options was given."""
@@ -75,6 +76,10 @@ class CorpusArguments:
     def _changed_options(self) -> list[str]:
         names = [option.name for option in fields(CorpusOptions)]
         return [n for n in names if getattr(self.corpus, n) != getattr(CorpusOptions, n)]
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)  # stdout may be JSON
 
 
 def run_named(model: str) -> "Run | None":

@@ -9,6 +9,6 @@ def main(arguments: list[str]) -> None:
     from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, with_full_names
 
     recipe = with_full_names(recipe)
-    corpus = open_recipe_corpus(recipe)
+    corpus = open_recipe_corpus(recipe, print)
     tokens = prepare_recipe_tokens(recipe, corpus, print, check_every_byte=True)
     print(f"vocabulary of {tokens.vocab_size:,}; token cache: {tokens.folder}")

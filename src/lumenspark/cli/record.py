@@ -121,7 +121,8 @@ def measure_all(
 
     recipe = track.recipe if newest is None or options.write else newest.recipe
     data = options.data or track.data
-    digest = open_text(track.name, recipe, data).digest()
+    corpus = open_text(track.name, recipe, data)
+    data, digest = corpus.name, corpus.digest()  # the one text that auto is now
     if newest is not None:
         print(printable(f"latest record: {newest.date[:10]}, {newest.change} ({newest.machine})"))
         if newest.data_digest != digest:

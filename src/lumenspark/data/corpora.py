@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
+from lumenspark.data.auto import wikitext_2_at_hand
 from lumenspark.data.documents import Corpus, Piece, shown
 from lumenspark.data.file_discovery import KINDS
 from lumenspark.data.file_reader import COMPRESSED
 from lumenspark.data.hub_datasets import WIKITEXT, open_hub, open_wikitext_2
 from lumenspark.data.local_files import open_files
-from lumenspark.data.python_docs import PythonDocs
+from lumenspark.data.python_docs import is_python_docs, open_python_docs
 from lumenspark.data.split_names import SPLITS
 from lumenspark.data.tales.corpus import Tales
 from lumenspark.data.wikitext import clean_articles
@@ -16,6 +17,9 @@ from lumenspark.errors import UserError, first_line, quoted
 
 __all__ = ["LAYOUTS", "SPLITS", "Corpus", "Piece", "clean_articles", "open_corpus"]
 
+AUTO = "auto"
+EMBEDDED = "tales"
+"""The corpus that needs neither network nor cache, which ``auto`` falls back to."""
 LAYOUTS = ("auto", "plain", "wikitext")
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -35,9 +39,12 @@ def open_corpus(
     """The corpus named ``source``: the first of these that exists.
 
     1. a file or folder of .txt, .md, .jsonl, .csv, .parquet, … (:class:`.local_files.LocalFiles`),
-    2. ``python-docs``, from the Python installation,
-    3. ``wikitext-2``, from the hub at a fixed revision,
-    4. a hub dataset ``org/name``.
+    2. ``tales``, stories made here, and ``tales-100mb`` for another size than 20 MB,
+    3. ``python-docs``, from the Python installation; ``python-docs-3.11.7`` insists on a version,
+    4. ``wikitext-2``, from the hub at a fixed revision,
+    5. ``auto``: ``wikitext-2`` from a local cache, or from the hub if that answers within seconds,
+       else :data:`EMBEDDED`; the corpus' ``note`` says which and why,
+    6. a hub dataset ``org/name``.
 
     Args:
         layout: ``plain``, ``wikitext``, or ``auto`` (from the start of the first file).
@@ -58,8 +65,15 @@ def open_corpus(
         return open_files(str(here), layout, config, text_field)
     if source == "tales" or source.startswith("tales-"):
         return Tales(source)
-    if source == "python-docs":
-        return PythonDocs()
+    if is_python_docs(source):
+        return open_python_docs(source)
+    if source == AUTO:
+        if revision is not None or config is not None:
+            raise UserError(
+                "auto takes wikitext-2 at a fixed revision, or the embedded corpus: omit revision "
+                "and config, or name the data"
+            )
+        return _open_auto()
     if source == "wikitext-2":
         if config is not None:
             raise UserError(
@@ -71,8 +85,8 @@ def open_corpus(
         raise UserError(f"there is no file or folder {shown(source)}: check the path")
     if not _HUB_ID.fullmatch(source):
         raise UserError(
-            f"there is no corpus {quoted(source)}: give a file or folder, python-docs, wikitext-2, "
-            "or the id of a hub dataset such as org/name"
+            f"there is no corpus {quoted(source)}: give a file or folder, auto, tales, "
+            "python-docs, wikitext-2, or the id of a hub dataset such as org/name"
         )
     return open_hub(
         source,
@@ -82,6 +96,16 @@ def open_corpus(
         text_field=text_field,
         streaming=streaming,
     )
+
+
+def _open_auto() -> Corpus:
+    wikitext, reason = wikitext_2_at_hand()
+    if wikitext is not None:
+        wikitext.note = f"data: auto is {wikitext.name}, {reason}"
+        return wikitext
+    embedded = open_corpus(EMBEDDED)
+    embedded.note = f"data: auto is {embedded.name}, since {reason}"
+    return embedded
 
 
 def existing(source: str) -> Path | None:

@@ -43,7 +43,8 @@ class Corpus(ABC):
     """Documents in up to three splits; subclasses define the source.
 
     Attributes:
-        name: as the user gave it: ``python-docs``, ``wikitext-2``, a path, a hub id.
+        name: what :func:`.corpora.open_corpus` opens again: ``python-docs-3.11.7``,
+            ``wikitext-2``, a path, a hub id; never ``auto``.
         layout: ``plain``, or ``wikitext`` (a document is an article, with its headings).
         hub_id: id of a hub dataset, else None.
         revision: resolved hub commit.
@@ -54,6 +55,7 @@ class Corpus(ABC):
         prompt: a prompt that suits the text.
         left_out: names of files, or of splits of a hub dataset (known after it was opened), that
             are not read.
+        note: a sentence on how the text was chosen; None where the user named it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Corpus(ABC):
     language: str | None = None
     prompt: str = "The"
     left_out: tuple[str, ...] = ()
+    note: str | None = None
 
     @abstractmethod
     def digest(self) -> str:

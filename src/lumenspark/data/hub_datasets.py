@@ -16,6 +16,7 @@ from lumenspark.data.documents import (
     listed,
     row_text,
 )
+from lumenspark.data.hub_cache import cached_dataset
 from lumenspark.data.rows import guarded
 from lumenspark.data.split_names import SPLITS, split_by_name
 from lumenspark.data.wikitext import articles, lines_from_rows
@@ -76,6 +77,18 @@ class HubDataset(Corpus):
     def is_divided(self) -> bool:
         return self._train_alone()
 
+    def is_cached(self) -> bool:
+        """Whether this commit is in a cache of this machine, so that no request is needed."""
+        return self._cached is not None
+
+    @cached_property
+    def _cached(self) -> dict[str, Any] | None:
+        assert self.hub_id is not None
+        assert self.revision is not None
+        if self._streaming or Path(self.hub_id).is_dir():
+            return None
+        return cached_dataset(self.hub_id, self.revision, self.config)
+
     def _train_alone(self) -> bool:
         return set(self._sets) == {"train"}
 
@@ -112,10 +125,7 @@ class HubDataset(Corpus):
     @cached_property
     def _sets(self) -> dict[str, Any]:
         """The rows by split, under this package's names."""
-        assert self.hub_id is not None
-        if not Path(self.hub_id).is_dir():  # `datasets` takes half a minute to fail
-            repo_info("dataset", self.hub_id, self.revision, self.config)
-        found = self._load()
+        found = self._cached or self._load()
         sets: dict[str, Any] = {}
         for name, rows in sorted(found.items(), key=lambda item: item[0] not in SPLITS):
             split = split_by_name(name)
@@ -131,13 +141,24 @@ class HubDataset(Corpus):
         return sets
 
     def _load(self) -> dict[str, Any]:
+        """The rows, downloaded."""
         from datasets import load_dataset
 
+        assert self.hub_id is not None
+        assert self.revision is not None
+        on_hub = not Path(self.hub_id).is_dir()
+        if on_hub:  # `datasets` takes half a minute to fail, and offline takes any commit
+            info = repo_info("dataset", self.hub_id, self.revision, self.config)
+            if info is None:
+                raise UserError(
+                    f"{self.hub_id} at revision {self.revision} is not in the cache, and "
+                    "HF_HUB_OFFLINE is set: download it, or give another text with --data"
+                )
         try:
             found = load_dataset(
                 self.hub_id, self.config, revision=self.revision, streaming=self._streaming
             )
-            return {str(name): rows for name, rows in found.items()}
+            rows = {str(name): split for name, split in found.items()}
         except ConnectionError:
             raise UserError(offline_message("dataset", str(self.hub_id), self.config)) from None
         # Missing dataset, file or config, a script dataset, a full disk, or a parser error.
@@ -147,6 +168,12 @@ class HubDataset(Corpus):
                 f"the dataset {self.hub_id} cannot be loaded: {reason}; choose another dataset or "
                 "config"
             ) from error
+        if on_hub and not self._streaming and not _is_of(rows, self.revision):
+            raise UserError(
+                f"{self.hub_id} cannot be loaded at revision {self.revision}, only at another one, "
+                "which is in the cache: try again"
+            )
+        return rows
 
 
 def open_hub(
@@ -207,6 +234,12 @@ def _resolve(hub_id: str, revision: str | None) -> tuple[str, Any | None]:
             "give the revision as a full commit id"
         )
     return str(info.sha), info
+
+
+def _is_of(rows: dict[str, Any], revision: str) -> bool:
+    """Whether all rows are of a commit; where loading fails, `datasets` takes any cached one."""
+    files = (Path(file["filename"]) for split in rows.values() for file in split.cache_files)
+    return all(file.parent.name == revision for file in files)
 
 
 def _texts(card: object, field: str) -> list[str]:

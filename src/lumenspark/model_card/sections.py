@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import yaml
 
+from lumenspark.data.python_docs import is_python_docs
 from lumenspark.errors import printable, shortened
 from lumenspark.model_card.families import Facts, Family
 from lumenspark.model_card.markdown import LONGEST_NAME, code, fenced, text
@@ -136,9 +137,9 @@ def _dataset_name(files: RunFiles) -> str:
         named_config = f", configuration {code(config)}" if config else ""
         revision = f", revision {code(corpus['revision'])}" if corpus.get("revision") else ""
         return f"{title}{link}{named_config}{revision}"
-    if name == "python-docs" and corpus.get("license"):  # a folder of this name has no license
+    if is_python_docs(name) and corpus.get("license"):  # a folder of this name has no license
         return (
-            "`python-docs`, the documentation of a Python installation: help topics and the "
+            f"{code(name)}, the documentation of a Python installation: help topics and the "
             f"docstrings of its standard library (Python {text(files.environment['python'])})"
         )
     return f"{code(_short(name))}, local text"

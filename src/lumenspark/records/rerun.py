@@ -32,7 +32,7 @@ def open_text(track: str, recipe: str, data: str) -> Corpus:
 
     Raises UserError for a missing corpus, or a missing test split if the track needs one.
     """
-    corpus = open_recipe_corpus(with_overrides(load_recipe(recipe), {"data": data}))
+    corpus = open_recipe_corpus(with_overrides(load_recipe(recipe), {"data": data}), print)
     if track != "speed" and "test" not in corpus.splits():
         raise UserError(f"{data} has no test split, which this track needs")
     next(iter(corpus.pieces("train")))  # downloads before timing

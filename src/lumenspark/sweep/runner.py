@@ -34,8 +34,8 @@ from lumenspark.reporter import Reporter
 from lumenspark.resolve import (
     open_recipe_corpus,
     prepare_recipe_tokens,
+    with_corpus,
     with_full_names,
-    with_revision,
 )
 from lumenspark.runs.checkpoint import State, prune_checkpoints
 from lumenspark.runs.run import Run, make_run, runs_folder, tidy_runs
@@ -87,8 +87,8 @@ def sweep(
         raise UserError(f"a sweep needs at least one seed, not {seeds}")
     with_overrides(base, {"seed": base.seed + seeds - 1})  # raises if it is too large
     seeds_used = [base.seed + index for index in range(seeds)]
-    corpus = open_recipe_corpus(base)
-    base = with_revision(base, corpus)  # all trainings read the same commit
+    corpus = open_recipe_corpus(base, reporter.say)
+    base = with_corpus(base, corpus)  # all trainings read the same text
     tokens = prepare_recipe_tokens(base, corpus, reporter.say)
     _check_models(base, space, tokens)
     settings = {

@@ -18,7 +18,7 @@ from lumenspark.inspect.recording import Recorder as ModelRecorder
 from lumenspark.quiet import quiet_transformers
 from lumenspark.recipe import Recipe, parse_duration
 from lumenspark.reporter import Reporter
-from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, resolve, with_revision
+from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, resolve, with_corpus
 from lumenspark.training.batches import Batches
 from lumenspark.training.losses import Loss, make_loss
 from lumenspark.training.model_factory import check_training_fits, model_to_continue, new_model
@@ -59,8 +59,8 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
         tracker_module(recipe.train.tracker)
     if not recipe.init_from:  # before any text is read: with the smallest vocabulary
         check_training_fits(recipe, SMALLEST)
-    corpus = open_recipe_corpus(recipe)
-    recipe = with_revision(recipe, corpus)
+    corpus = open_recipe_corpus(recipe, reporter.say)
+    recipe = with_corpus(recipe, corpus)
     tokens = prepare_recipe_tokens(recipe, corpus, reporter.say)
     model, tokenizer, recipe = _model_and_tokenizer(recipe, tokens)
     model.set_attn_implementation(attention_for(recipe.device, recipe.model.context))
