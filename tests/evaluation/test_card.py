@@ -14,9 +14,11 @@ from lumenspark.data.corpora import Corpus
 from lumenspark.errors import UserError
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.results import read_evaluations, store
+from lumenspark.evaluation.weights import weights_in
 from lumenspark.files import file_digest
 from lumenspark.model_card.card import build_card, check_card, write_card
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
+from lumenspark.runs.samples import Sample, write_samples
 
 HEADINGS = [
     "## Model Overview",
@@ -29,6 +31,7 @@ HEADINGS = [
     "### Tokenization",
     "## Performance Metrics",
     "### Evaluation Results",
+    "### Samples",
     "## Model Capabilities",
     "### Strengths",
     "### Limitations",
@@ -206,6 +209,50 @@ def test_the_embedded_corpus(run: Path, name: str) -> None:
     assert f"`{name}`, the documentation of a Python installation" in text
     assert "docstrings of its standard library (Python 3.11.9)" in text
     assert "has its own: PSF-2.0." in text
+
+
+@pytest.mark.parametrize("name", ["tales", "tales-5mb"])
+def test_made_stories_are_called_that(run: Path, name: str) -> None:
+    change_corpus(run, name=name, layout="plain", license="MIT")
+    text = str(build_card(run))
+    assert f"`{name}`, stories that lumenspark writes itself: made text" in text
+
+
+def test_the_entropy_of_a_made_text_stands_beside_the_figure(evaluated: Path) -> None:
+    entries = json.loads((evaluated / "evaluation.json").read_text())["evaluations"]
+    for entry in entries:
+        entry["entropy"] = 0.25
+    edit_json(evaluated / "evaluation.json", evaluations=entries)
+    text = str(build_card(evaluated))
+    assert "**Entropy of the Text:** 0.2500 bits per byte, which no model can beat" in text
+
+
+def test_samples_of_these_weights_and_of_the_training(run: Path) -> None:
+    digest = weights_in(run / "checkpoints" / "best").digest
+    written = [Sample("Once", "Once a ```kettle``` sang.\nIt\x1b[31m boiled.", 0.7, 3)]
+    write_samples(run, digest, written)
+    with (run / "metrics.jsonl").open("a") as metrics:
+        for step, text in ((10, "Once | a"), (20, "Once <b>")):
+            event = {"step": step, "event": "sample", "prompt": "Once", "text": text}
+            metrics.write(json.dumps(event) + "\n")
+    text = str(build_card(run))
+    assert "Prompt `Once`, temperature 0.7, seed 3:\n\n````text\nOnce a ```kettle``` sang." in text
+    assert "\x1b[31m" not in text
+    assert "| 10 | Once &#124; a |\n| 20 | Once &#60;b&#62; |" in text
+
+    write_samples(run, "another digest", written)
+    assert "kettle``` sang" not in str(build_card(run))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"weights": "DIGEST", "samples": [{"prompt": 1}]}', '{"samples": []}'],
+)
+def test_damaged_samples(run: Path, content: str) -> None:
+    digest = weights_in(run / "checkpoints" / "best").digest
+    (run / "samples.json").write_text(content.replace("DIGEST", str(digest)))
+    with pytest.raises(UserError, match=r"samples\.json cannot be read .*so remove it"):
+        build_card(run)
 
 
 def test_lumiere(run: Path) -> None:

@@ -11,7 +11,7 @@ from lumenspark.data.hub_datasets import WIKITEXT, open_hub, open_wikitext_2
 from lumenspark.data.local_files import open_files
 from lumenspark.data.python_docs import is_python_docs, open_python_docs
 from lumenspark.data.split_names import SPLITS
-from lumenspark.data.tales.corpus import Tales
+from lumenspark.data.tales.corpus import Tales, is_tales
 from lumenspark.data.wikitext import clean_articles
 from lumenspark.errors import UserError, first_line, quoted
 
@@ -63,7 +63,7 @@ def open_corpus(
     here = existing(source)
     if here is not None:
         return open_files(str(here), layout, config, text_field)
-    if source == "tales" or source.startswith("tales-"):
+    if is_tales(source):
         return Tales(source)
     if is_python_docs(source):
         return open_python_docs(source)

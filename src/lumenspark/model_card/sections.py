@@ -14,6 +14,7 @@ from urllib.parse import quote
 import yaml
 
 from lumenspark.data.python_docs import is_python_docs
+from lumenspark.data.tales.corpus import is_tales
 from lumenspark.errors import printable, shortened
 from lumenspark.model_card.families import Facts, Family
 from lumenspark.model_card.markdown import LONGEST_NAME, code, fenced, text
@@ -141,6 +142,11 @@ def _dataset_name(files: RunFiles) -> str:
         return (
             f"{code(name)}, the documentation of a Python installation: help topics and the "
             f"docstrings of its standard library (Python {text(files.environment['python'])})"
+        )
+    if is_tales(name) and corpus.get("license"):
+        return (
+            f"{code(name)}, stories that lumenspark writes itself: made text for a first run and "
+            "for looking inside, no benchmark of language"
         )
     return f"{code(_short(name))}, local text"
 
@@ -325,6 +331,9 @@ def _headlines(files: RunFiles) -> Facts:
         facts.append(("Test Perplexity", f"{_figure(card['perplexity'])} (protocol `card`)"))
     if (clean := latest.get("strided")) and (bits := clean["bits_per_byte"]) is not None:
         facts.append(("Test Bits per Byte", f"{_figure(bits)} (protocol `strided`)"))
+        if (entropy := clean.get("entropy")) is not None:
+            floor = f"{_figure(entropy)} bits per byte, which no model can beat on average"
+            facts.append(("Entropy of the Text", floor))
     return tuple(facts)
 
 

@@ -23,6 +23,11 @@ HELD_OUT = {"validation": 600, "test": 600}  # stories
 _NAME = re.compile(r"tales(?:-(\d{1,7})mb)?")
 
 
+def is_tales(source: str) -> bool:
+    """Whether a name is that of this corpus, in some size."""
+    return source == "tales" or source.startswith("tales-")
+
+
 class Tales(Corpus):
     """``tales``, with about 20 MB for training, or ``tales-100mb``. Nothing is stored.
 
