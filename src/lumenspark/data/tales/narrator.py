@@ -19,8 +19,8 @@ form after a dot:
 ``{P.at}``      "at the mill", "in the barn", "on the hill"
 ==============  ========================================================================
 
-A plain string fills a slot as it is; a function is called for what fills it. No reference is a random choice: the sentences before
-determine each pronoun and article.
+A plain string fills a slot as it is; a function is called for what fills it. No reference is a
+random choice: the sentences before determine each pronoun and article.
 """
 
 import re

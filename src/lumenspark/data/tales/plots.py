@@ -7,10 +7,10 @@ decides where to go.
 
 from collections.abc import Callable
 
-from lumenspark.data.tales import details, lexicon
-from lumenspark.data.tales.lexicon import ANIMALS, TRADES, Species, Trade
+from lumenspark.data.tales import tables
 from lumenspark.data.tales.narrator import capitalised, with_article
 from lumenspark.data.tales.places import INDOORS, OUTDOORS, PLACES
+from lumenspark.data.tales.tables import ANIMALS, TRADES, Species, Trade
 from lumenspark.data.tales.tale import GROWN, YOUNG, Kind, Tale, place_of
 from lumenspark.data.tales.world import Character, Place, Thing
 
@@ -53,7 +53,7 @@ def _scene(t: Tale, winter: bool = True) -> None:
 def _friend(t: Tale) -> Character:
     """Slot B: a friend of A, introduced."""
     friend = t.person("B", None, YOUNG_OR_NEARLY)
-    t.tell("meet.friend", quirk=t.choices.later(details.QUIRKS))
+    t.tell("meet.friend", quirk=t.choices.later(tables.QUIRKS))
     return friend
 
 
@@ -121,7 +121,7 @@ def lost(t: Tale) -> None:
 def borrowed(t: Tale) -> None:
     """Something borrowed breaks, is hidden, and the truth comes out."""
     a = _hero(t)
-    task, noun = t.choices.pick(details.TASKS)
+    task, noun = t.choices.pick(tables.TASKS)
     owners = TOOL_OWNERS[noun]
     tool = _tool(t, "U", noun)
     t.set(task=task)
@@ -165,7 +165,7 @@ def borrowed(t: Tale) -> None:
 def rescue(t: Tale) -> None:
     """An animal is in a trap; freeing it takes a tool that somebody else has."""
     a = _hero(t)
-    trap, where, noun = t.choices.pick(details.TRAPS)
+    trap, where, noun = t.choices.pick(tables.TRAPS)
     place = PLACES[where]
     _scene(t)
     t.tell("passes", Q=place)
@@ -185,7 +185,7 @@ def rescue(t: Tale) -> None:
     t.set(Q=place_of(trade))
     t.go("A", "Q")
     if t.choices.chance(1, 2):
-        riddle, answer = t.choices.pick(details.RIDDLES)
+        riddle, answer = t.choices.pick(tables.RIDDLES)
         t.set(riddle=riddle, answer=answer)
         asks = t.choices.below(2)
         t.tell(("riddle.asked", "riddle.offered")[asks])
@@ -288,7 +288,7 @@ def gift(t: Tale) -> None:
 def contest(t: Tale) -> None:
     """Two compete, and one of them stops."""
     a = _hero(t)
-    t.set(contest=t.choices.pick(details.CONTESTS), prize=_a(t.choices.pick(lexicon.PRIZES)))
+    t.set(contest=t.choices.pick(tables.CONTESTS), prize=_a(t.choices.pick(tables.PRIZES)))
     t.tell("contest")
     b = _friend(t)
     b.mood = "proud"
@@ -316,7 +316,7 @@ def promise(t: Tale) -> None:
     """A chore is promised and forgotten."""
     a = _hero(t)
     b = _friend(t)
-    chore, distraction, damage, repair = t.choices.pick(details.CHORES)
+    chore, distraction, damage, repair = t.choices.pick(tables.CHORES)
     t.set(chore=chore, distraction=distraction)
     t.set(damage=damage, damage_capital=capitalised(damage))
     t.set(repair=repair, repair_capital=capitalised(repair))
@@ -352,7 +352,7 @@ def swaps(t: Tale) -> None:
     b = _meet_trade(t, "B", trade)
     wanted.holder = b
     t.tell("wants")
-    price, bare = t.choices.pick(details.PRICES)
+    price, bare = t.choices.pick(tables.PRICES)
     t.set(price=price, price_bare=bare, price_capital=capitalised(price))
     t.tell("price")
     food = t.food()
@@ -442,9 +442,9 @@ def message(t: Tale) -> None:
     t.tell("letter")
     t.tell("road")
     _scene(t)
-    done: list[tuple[str, ...]] = []
+    done: list[tables.Obstacle] = []
     for _ in range(2):
-        obstacle, way_over = row = t.choices.pick_other(details.OBSTACLES, done)
+        obstacle, way_over = row = t.choices.pick_other(tables.OBSTACLES, done)
         done.append(row)
         t.food()
         _tell_obstacle(t, "obstacle", obstacle)
@@ -463,7 +463,7 @@ def message(t: Tale) -> None:
 
 
 def _tell_obstacle(t: Tale, event: str, template: str) -> None:
-    """Tell a line of :data:`.details.OBSTACLES`, with an animal where it names one."""
+    """Tell a line of :data:`.tables.OBSTACLES`, with an animal where it names one."""
     if "{C" in template:
         t.animal("C", t.choices.pick(ANIMALS))
     t.line(event, template)
@@ -500,7 +500,7 @@ def fear(t: Tale) -> None:
     """Somebody has to pass by what is feared most."""
     a = _hero(t)
     b = _friend(t)
-    what, reason, where, event, truth = t.choices.pick(details.FEARS)
+    what, reason, where, event, truth = t.choices.pick(tables.FEARS)
     t.set(fear=what, fear_reason=reason, fear_place=where, fear_event=event)
     t.set(fear_truth_capital=capitalised(truth))
     a.mood = "afraid"
@@ -525,7 +525,7 @@ def fear(t: Tale) -> None:
 def stranger(t: Tale) -> None:
     """Somebody whom nobody trusts knows what nobody knew."""
     a = _hero(t, YOUNG)
-    problem, solution = t.choices.pick(details.PROBLEMS)
+    problem, solution = t.choices.pick(tables.PROBLEMS)
     t.set(problem=problem, problem_capital=capitalised(problem))
     t.set(solution=solution, solution_capital=capitalised(solution))
     t.tell("problem")
@@ -583,7 +583,7 @@ def fable(t: Tale) -> None:
 def growing(t: Tale) -> None:
     """A seed, a neighbour who laughs, and a danger."""
     a = _hero(t)
-    t.set(plant=t.choices.pick(lexicon.SEEDS))
+    t.set(plant=t.choices.pick(tables.SEEDS))
     t.tell("seed")
     b = t.person("B", None, GROWN)
     b.mood = "scornful"
@@ -593,7 +593,7 @@ def growing(t: Tale) -> None:
     t.tell("sprout")
     a.mood = "glad"
     t.aside()
-    danger, saving = t.choices.pick(details.DANGERS)
+    danger, saving = t.choices.pick(tables.DANGERS)
     t.line("danger", danger)
     t.line("saved", f"{saving}.")
     t.paragraph()
@@ -610,7 +610,7 @@ def buried(t: Tale) -> None:
     old = t.treasure("T")
     t.world.take(a, old)
     start = t.place("Q")
-    hint, where = t.choices.pick(details.HINTS)
+    hint, where = t.choices.pick(tables.HINTS)
     goal = PLACES[where]
     t.set(hint=hint, hint_capital=capitalised(hint), R=goal)
     _scene(t)
@@ -671,13 +671,13 @@ def wish(t: Tale) -> None:
     """A wish is granted, and taken back."""
     a = _hero(t)
     place = t.place("Q", OUTDOORS)
-    t.set(spirit=t.choices.pick(details.SPIRITS))
+    t.set(spirit=t.choices.pick(tables.SPIRITS))
     _scene(t)
     a.place = place
     t.tell("kind.deed")
     t.see(place)
     t.tell("grants")
-    wanted, good, bad = t.choices.pick(details.WISHES)
+    wanted, good, bad = t.choices.pick(tables.WISHES)
     t.set(wish=wanted, wish_good=good, wish_good_capital=capitalised(good))
     t.set(wish_bad=bad, wish_bad_capital=capitalised(bad))
     t.tell("wish")

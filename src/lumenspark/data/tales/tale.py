@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
-from lumenspark.data.tales import details, lexicon
+from lumenspark.data.tales import tables
 from lumenspark.data.tales.choices import Choices
-from lumenspark.data.tales.lexicon import Species, Trade
 from lumenspark.data.tales.narrator import Narrator, Slot, Unit, capitalised, with_article
 from lumenspark.data.tales.places import INDOORS, OUTDOORS, PLACES
+from lumenspark.data.tales.sections import sections
+from lumenspark.data.tales.tables import WEATHER, Species, Trade
 from lumenspark.data.tales.world import HE, HOURS, SHE, Character, Place, Thing, World
 
 ALL_PLACES = INDOORS + OUTDOORS
@@ -24,8 +24,8 @@ class Kind(NamedTuple):
 
 
 KINDS = tuple(
-    [Kind(noun, True) for noun in lexicon.HER_KINDS]
-    + [Kind(noun, False) for noun in lexicon.HIS_KINDS]
+    [Kind(noun, True) for noun in tables.HER_KINDS]
+    + [Kind(noun, False) for noun in tables.HIS_KINDS]
 )
 YOUNG = tuple(kind for kind in KINDS if kind.noun in {"girl", "boy"})
 GROWN = tuple(kind for kind in KINDS if kind not in YOUNG)
@@ -34,14 +34,7 @@ GROWN = tuple(kind for kind in KINDS if kind not in YOUNG)
 @cache
 def sentences() -> dict[str, tuple[str, ...]]:
     """The templates of each event."""
-    text = (resources.files("lumenspark.data.tales") / "sentences.txt").read_text("utf-8")
-    events: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if line.startswith("["):
-            templates = events.setdefault(line.strip("[]"), [])
-        elif line and not line.startswith("#"):
-            templates.append(line)
-    return {event: tuple(templates) for event, templates in events.items()}
+    return sections("sentences.txt")
 
 
 class Tale:
@@ -58,7 +51,7 @@ class Tale:
         self.town = self._town_name()
         self.units: list[Unit] = []
         self.slots: dict[str, Slot] = {"town": self.town, "hour": self.hour}
-        self._voice = choices.later(details.VOICES)
+        self._voice = choices.later(tables.VOICES)
         self._names: list[str] = []
 
     # Telling
@@ -98,11 +91,11 @@ class Tale:
         is_she = self.choices.chance(1, 2)
         animal = self._character(is_she, is_person=False, place=place)
         self.set(**{key: animal}, species=species.name, skill=species.skill, call=species.call)
-        self.set(adjective=self.choices.later(details.ADJECTIVES))
+        self.set(adjective=self.choices.later(tables.ADJECTIVES))
         return animal
 
     def _character(self, is_she: bool, is_person: bool, place: Place | None) -> Character:
-        name = self._name(lexicon.HER_ENDINGS if is_she else lexicon.HIS_ENDINGS)
+        name = self._name(tables.HER_ENDINGS if is_she else tables.HIS_ENDINGS)
         pronouns = SHE if is_she else HE
         character = Character(name, pronouns, is_person, place)
         self.world.characters.append(character)
@@ -110,17 +103,17 @@ class Tale:
 
     def _name(self, endings: tuple[str, ...]) -> str:
         """A name that begins like no other name of the story."""
-        onsets = [onset for onset in lexicon.ONSETS if onset[0] not in self._names]
-        name = self.choices.pick(onsets) + self.choices.pick(lexicon.VOWELS)
+        onsets = [onset for onset in tables.ONSETS if onset[0] not in self._names]
+        name = self.choices.pick(onsets) + self.choices.pick(tables.VOWELS)
         if self.choices.chance(2, 5):
-            name += self.choices.pick(lexicon.ONSETS) + self.choices.pick(lexicon.VOWELS)
-        name += self.choices.pick(lexicon.INNER) + self.choices.pick(endings)
+            name += self.choices.pick(tables.ONSETS) + self.choices.pick(tables.VOWELS)
+        name += self.choices.pick(tables.INNER) + self.choices.pick(endings)
         self._names.append(name[0])
         return capitalised(name)
 
     def _town_name(self) -> str:
-        onset, vowel = self.choices.pick(lexicon.ONSETS), self.choices.pick(lexicon.VOWELS)
-        inner, ending = self.choices.pick(lexicon.INNER), self.choices.pick(lexicon.PLACE_ENDINGS)
+        onset, vowel = self.choices.pick(tables.ONSETS), self.choices.pick(tables.VOWELS)
+        inner, ending = self.choices.pick(tables.INNER), self.choices.pick(tables.PLACE_ENDINGS)
         return capitalised(onset + vowel + inner + ending)
 
     def other_town(self) -> None:
@@ -134,7 +127,7 @@ class Tale:
         self.set(**{key: place})
         return place
 
-    def trade(self, trades: tuple[Trade, ...] = lexicon.TRADES) -> Trade:
+    def trade(self, trades: tuple[Trade, ...] = tables.TRADES) -> Trade:
         """A trade, as slots ``trade`` and ``habit``."""
         trade = self.choices.pick(trades)
         self.set(trade=trade.name, habit=trade.habit)
@@ -143,8 +136,8 @@ class Tale:
     def treasure(self, key: str, noun: str | None = None) -> Thing:
         """Something to treasure, as slot ``key``."""
         if noun is None:
-            noun = self.choices.pick(lexicon.TREASURES)
-        adjective = self.choices.pick(lexicon.LOOKS)
+            noun = self.choices.pick(tables.TREASURES)
+        adjective = self.choices.pick(tables.LOOKS)
         return self.thing(key, noun, adjective)
 
     def thing(self, key: str, noun: str, adjective: str = "") -> Thing:
@@ -155,13 +148,13 @@ class Tale:
 
     def food(self, key: str = "food") -> Callable[[], str]:
         """Something to eat, as slots ``food_a`` (with its article) and ``food_bare``."""
-        food = self.choices.later(lexicon.FOODS)
+        food = self.choices.later(tables.FOODS)
         self.set(**{f"{key}_bare": food, f"{key}_a": lambda: with_article(food())})
         return food
 
     def giver(self) -> None:
         """Who gives presents and is quoted, as slot ``giver``."""
-        self.set(giver=self.choices.later(details.GIVERS))
+        self.set(giver=self.choices.later(tables.GIVERS))
 
     def hour(self) -> str:
         """The time of day, as in "one morning"."""
@@ -194,7 +187,7 @@ class Tale:
         """The time of day moves on."""
         self.world.hour = ((self.world.hour or 0) + hours) % len(HOURS)
         if self.choices.chance(1, 2):
-            self.line("time", self.choices.pick(details.TIMES[HOURS[self.world.hour]]))
+            self.line("time", self.choices.pick(tables.TIMES[HOURS[self.world.hour]]))
 
     def next_morning(self) -> None:
         self.world.hour = 0
@@ -206,16 +199,16 @@ class Tale:
 
     def saying(self, event: str) -> None:
         """A saying: quoted by B, remembered from the giver, or on its own."""
-        self.tell(event, **saying_slots(self.choices.pick(details.SAYINGS)))
+        self.tell(event, **saying_slots(self.choices.pick(tables.SAYINGS)))
 
     def quirk(self, key: str = "A") -> None:
-        self.tell("quirk", A=self.slots[key], quirk=self.choices.pick(details.QUIRKS))
+        self.tell("quirk", A=self.slots[key], quirk=self.choices.pick(tables.QUIRKS))
 
     def end(self) -> None:
         """What the narrator says last, or nothing."""
         if self.choices.chance(3, 5):
             ending = self.choices.pick(self._voice().endings)
-            saying = self.choices.later(details.SAYINGS)
+            saying = self.choices.later(tables.SAYINGS)
             self.line(
                 "end",
                 ending,
@@ -245,8 +238,3 @@ def saying_slots(saying: str) -> dict[str, str]:
 
 def place_of(trade: Trade) -> Place:
     return PLACES[trade.place]
-
-
-WEATHER = tuple(
-    (name, tuple(line.strip() for line in lines.split(" ; "))) for name, lines in details.WEATHER
-)
