@@ -97,6 +97,8 @@ def parts_of(template: str) -> tuple[Part, ...]:
 
 def with_article(words: str, article: str = "a") -> str:
     """``words`` with a or an; ``article``: a or A."""
+    if words.startswith("hour"):
+        return f"{article}n {words}"
     begins_with_vowel = words[0] in "aeiou" and not words.startswith(("one-", "uni", "use"))
     return f"{article}{'n' if begins_with_vowel else ''} {words}"
 

@@ -13,4 +13,5 @@ def _places(section: str) -> tuple[Place, ...]:
 
 OUTDOORS = _places("outdoors")
 INDOORS = _places("indoors")
+HOMES = _places("homes")
 PLACES = {place.noun: place for place in OUTDOORS + INDOORS}

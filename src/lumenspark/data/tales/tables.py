@@ -20,13 +20,31 @@ class Trade(NamedTuple):
 
 
 class Species(NamedTuple):
-    """An animal: where it lives, what it likes to eat, its call and its skill."""
+    """An animal: where it lives, what it likes, its call, its skill and its kind (``REPAYS``)."""
 
     name: str
     place: str
     food: str
     call: str
     skill: str
+    kind: str
+
+
+class Repay(NamedTuple):
+    """A kind of animal, a trouble, and how such an animal helps: templates."""
+
+    kind: str
+    trouble: str
+    deed: str
+
+
+class Treasure(NamedTuple):
+    """A thing to treasure: how it may look, whether a note fits in, whether one can make it."""
+
+    noun: str
+    looks: tuple[str, ...]
+    is_hollow: bool
+    is_made: bool
 
 
 class Task(NamedTuple):
@@ -35,11 +53,12 @@ class Task(NamedTuple):
 
 
 class Trap(NamedTuple):
-    """What an animal is caught in, where, and the tool that helps."""
+    """What an animal is caught in, where, the tool that helps, and whether birds can be in it."""
 
     trap: str
     place: str
     tool: str
+    catches: str
 
 
 class Riddle(NamedTuple):
@@ -54,11 +73,6 @@ class Chore(NamedTuple):
     distraction: str
     damage: str
     repair: str
-
-
-class Price(NamedTuple):
-    price: str
-    noun: str
 
 
 class Fear(NamedTuple):
@@ -103,6 +117,23 @@ class Hint(NamedTuple):
     place: str
 
 
+class Trick(NamedTuple):
+    """What one animal says, and how the other loses its food by it: templates."""
+
+    flattery: str
+    fall: str
+
+
+class Lie(NamedTuple):
+    """A deed (a template), three lies about it, each bigger, and what the town does."""
+
+    deed: str
+    first: str
+    second: str
+    third: str
+    panic: str
+
+
 class Weather(NamedTuple):
     name: str
     lines: tuple[str, ...]
@@ -127,6 +158,15 @@ def _rows(section: str) -> list[tuple[str, ...]]:
 
 def _row(section: str) -> tuple[str, ...]:
     return _rows(section)[0]
+
+
+def _treasures() -> tuple[Treasure, ...]:
+    looks = {name: _TABLES[f"looks.{name}"] for name in (row[1] for row in _rows("treasures"))}
+    anything = _TABLES["looks.any"]
+    return tuple(
+        Treasure(noun, looks[stuff] + anything, "hollow" in traits, "made" in traits)
+        for noun, stuff, traits in ((*row, "")[:3] for row in _rows("treasures"))
+    )
 
 
 def _weather() -> tuple[Weather, ...]:
@@ -155,9 +195,9 @@ TRADES = tuple(
     for name, place, tools, products, habit in _rows("trades")
 )
 ANIMALS = tuple(Species(*row) for row in _rows("animals"))
+REPAYS = tuple(Repay(*row) for row in _rows("repays"))
 FOODS = _TABLES["foods"]
-LOOKS = _TABLES["looks"]
-TREASURES = _TABLES["treasures"]
+TREASURES = _treasures()
 SEEDS = _TABLES["seeds"]
 PRIZES = _TABLES["prizes"]
 QUIRKS = _TABLES["quirks"]
@@ -168,7 +208,7 @@ TRAPS = tuple(Trap(*row) for row in _rows("traps"))
 RIDDLES = tuple(Riddle(*row) for row in _rows("riddles"))
 CHORES = tuple(Chore(*row) for row in _rows("chores"))
 CONTESTS = _TABLES["contests"]
-PRICES = tuple(Price(*row) for row in _rows("prices"))
+PRICES = _TABLES["prices"]
 FEARS = tuple(Fear(*row) for row in _rows("fears"))
 PROBLEMS = tuple(Problem(*row) for row in _rows("problems"))
 WISHES = tuple(Wish(*row) for row in _rows("wishes"))
@@ -176,6 +216,12 @@ SPIRITS = _TABLES["spirits"]
 OBSTACLES = tuple(Obstacle(*row) for row in _rows("obstacles"))
 DANGERS = tuple(Danger(*row) for row in _rows("dangers"))
 HINTS = tuple(Hint(*row) for row in _rows("hints"))
+TRICKS = tuple(Trick(*row) for row in _rows("tricks"))
+REVENGES = _TABLES["revenges"]
+RIDES = _TABLES["rides"]
+FEASTS = _TABLES["feasts"]
+LIES = tuple(Lie(*row) for row in _rows("lies"))
+DEBTS = _TABLES["debts"]
 SAYINGS = _TABLES["sayings"]
 WEATHER = _weather()
 TIMES = {hour: _TABLES[f"time.{hour}"] for hour in HOURS}
