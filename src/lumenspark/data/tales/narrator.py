@@ -39,7 +39,7 @@ _OPENS_SENTENCE = re.compile(r"(?:^|[.!?]\"? |: (?=\"))\"?$")
 _ASKED = re.compile(r"[!?]\" $")
 _SPEAKING = "said|asked|thought|cried|shouted|called|told|whispered"
 _SPEAKS = re.compile(rf" (?:{_SPEAKING})\b")
-_SAID = re.compile(rf"\b(?:{_SPEAKING}|went|sat|came) $")
+_SAID = re.compile(rf"\b(?:{_SPEAKING}|went|sat|came|stood|lay|was|is|than|like|only|even) $")
 MENTIONS_BY_PRONOUN = 2  # in a row; then the name is repeated
 
 
@@ -85,7 +85,8 @@ def parts_of(template: str) -> tuple[Part, ...]:
         before, after = template[: match.start()], template[match.end() :]
         goes_on = _ASKED.search(before) and _SPEAKS.match(after)  # "Why?" she asked
         capital = bool(_OPENS_SENTENCE.search(before)) and not goes_on
-        form = match[2] or ("name" if _SAID.search(before) else "")  # not: said he
+        # A name in "said Ana", "it was Ana" and "Ana and Bo", where a pronoun would be odd.
+        form = match[2] or ("name" if _SAID.search(before) or literal == " and " else "")
         article = _ARTICLE.search(literal)
         if article:
             literal = literal[: article.start()]
@@ -175,7 +176,7 @@ class Narrator:
             phrase = filler.at if form == "at" else filler.phrase
             self._note(phrase, filler.phrase, "noun", len(phrase) - len(filler.noun))
             return phrase
-        return self._thing(filler, form)
+        return self._thing(filler, "" if form == "name" else form)
 
     def _thing(self, thing: Thing, form: str) -> str:
         if form == "it":

@@ -22,7 +22,11 @@ STEEP = tuple(
 )
 HIGH = tuple(PLACES[noun] for noun in ("hill", "heath", "quarry", "graveyard", "tower", "pasture"))
 WALKERS = tuple(species for species in ANIMALS if species.kind not in {"wing", "swim"})
-THIEVES = tuple(species for species in WALKERS if species.name not in {"crab", "ox", "calf"})
+THIEVES = tuple(
+    species
+    for species in WALKERS
+    if species.kind in {"nose", "small", "dig"} and species.name not in {"crab", "lizard", "toad"}
+)
 HOLLOW = tuple(treasure for treasure in tables.TREASURES if treasure.is_hollow)
 MADE = tuple(treasure for treasure in tables.TREASURES if treasure.is_made)
 DIGGERS = ("spade", "trowel", "shovel", "coal scoop", "soup ladle", "frying pan", "garden fork")
@@ -82,7 +86,6 @@ def lost(t: Tale) -> None:
     t.world.go(looked, a)
     t.tell("search")
     t.tell("search.fail")
-    t.aside()
     t.paragraph()
     trade = t.choices.pick(_elsewhere(lair, looked))
     b = t.trader("B", trade)
@@ -186,9 +189,10 @@ def rescue(t: Tale) -> None:
     t.aside()
     t.paragraph()
     t.world.take(b, tool)
-    t.place("Q", INDOORS)
     repays = [repay for repay in tables.REPAYS if repay.kind == species.kind]
     repay = t.choices.pick(repays)
+    if "{Q" in repay.trouble:
+        t.place("Q", INDOORS)
     t.world.hour = None
     t.line("repay.trouble", repay.trouble)
     t.tell("repay", inner=repay.deed)
@@ -224,7 +228,7 @@ def storm(t: Tale) -> None:
     t.tell("sky.turns")
     t.world.set_weather("storm")
     t.tell("storm")
-    t.world.hour = NIGHT
+    t.at_hour(NIGHT)
     t.aside()
     t.set(R=goal)
     shelter = t.place("Q", REMOTE)
@@ -326,7 +330,7 @@ def promise(t: Tale) -> None:
     t.tell("first.day")
     t.tell("distracted")
     t.aside()
-    t.world.hour = NIGHT
+    t.at_hour(NIGHT)
     t.tell("remember")
     a.mood = "frightened"
     t.tell("consequence")
@@ -407,7 +411,7 @@ def mystery(t: Tale) -> None:
     t.tell("hurt")
     t.aside()
     t.paragraph()
-    t.world.hour = NIGHT
+    t.at_hour(NIGHT)
     t.tell("watch")
     t.tell("midnight")
     species = t.choices.pick(THIEVES)
@@ -643,7 +647,7 @@ def apprentice(t: Tale) -> None:
     t.world.go(workplace, a)
     t.see(workplace)
     t.set(U=lambda: t.thing("U", t.choices.pick(trade.tools)))
-    _scene(t)
+    _scene(t, winter=False)
     t.tell("mishap.first")
     t.tell("mishap.second")
     a.mood = "sad"
@@ -705,7 +709,8 @@ def flood(t: Tale) -> None:
     t.world.learn("the river is coming", a)
     t.tell("flood.sign")
     refuge = t.choices.pick(HIGH)
-    t.tell("flood.know", Q=refuge)
+    if t.choices.chance(1, 2):
+        t.tell("flood.know", Q=refuge)
     t.set(Q=place_of(trade))
     t.go("A", "Q")
     t.set(Q=refuge)
@@ -729,7 +734,8 @@ def flood(t: Tale) -> None:
     t.next_morning()
     t.world.take(c, treasure)
     t.tell("flood.thanks")
-    t.tell("flood.end")
+    if t.choices.chance(1, 2):
+        t.tell("flood.end")
 
 
 def homeward(t: Tale) -> None:
@@ -856,13 +862,12 @@ def waiting(t: Tale) -> None:
     t.world.hour = 1
     t.world.go(here, a)
     t.tell("wait.a")
-    t.see(here)
     thing = t.treasure("T")
     t.world.take(b, thing)
     t.world.go(there, b)
     t.tell("wait.b")
-    t.tell("wait.think")
-    t.aside()
+    if t.choices.chance(1, 2):
+        t.tell("wait.think")
     t.world.put(thing, there)
     t.world.go(there, a)
     t.world.go(here, b)
@@ -875,7 +880,8 @@ def waiting(t: Tale) -> None:
     t.tell("wait.meet")
     t.world.take(b, thing)
     t.tell("wait.back")
-    t.tell("wait.explain")
+    if t.choices.chance(1, 2):
+        t.tell("wait.explain")
     t.food()
     t.tell("wait.end")
 

@@ -224,5 +224,5 @@ LIES = tuple(Lie(*row) for row in _rows("lies"))
 DEBTS = _TABLES["debts"]
 SAYINGS = _TABLES["sayings"]
 WEATHER = _weather()
-TIMES = {hour: _TABLES[f"time.{hour}"] for hour in HOURS}
+TIMES = {hour: _TABLES[f"time.{hour}"] for hour in HOURS[1:]}
 VOICES = _voices()
