@@ -10,7 +10,7 @@ from collections.abc import Callable
 from lumenspark.data.tales import tables
 from lumenspark.data.tales.narrator import with_article
 from lumenspark.data.tales.places import HOMES, INDOORS, OUTDOORS, PLACES
-from lumenspark.data.tales.tables import ANIMALS, TRADES, Trade
+from lumenspark.data.tales.tables import ANIMALS, TRADES, Species, Trade
 from lumenspark.data.tales.tale import CHILDREN, GROWN, YOUNG, Kind, Tale, place_of
 from lumenspark.data.tales.world import EVENING, NIGHT, Character, Place, Thing
 
@@ -22,6 +22,11 @@ STEEP = tuple(
 )
 HIGH = tuple(PLACES[noun] for noun in ("hill", "heath", "quarry", "graveyard", "tower", "pasture"))
 WALKERS = tuple(species for species in ANIMALS if species.kind not in {"wing", "swim"})
+BIG = tuple(
+    species
+    for species in ANIMALS
+    if species.kind == "strong" or species.name in {"donkey", "mule", "wolf", "boar", "pig", "seal"}
+)
 THIEVES = tuple(
     species
     for species in WALKERS
@@ -164,7 +169,7 @@ def rescue(t: Tale) -> None:
     t.world.go(place, a)
     t.tell("passes", Q=place)
     t.see(place)
-    species = t.choices.pick(WALKERS if catches == "land" else ANIMALS)
+    species = t.choices.pick(_caught(catches))
     c = t.animal("C", species, place)
     c.mood = "frightened"
     t.tell("hears")
@@ -197,6 +202,15 @@ def rescue(t: Tale) -> None:
     t.line("repay.trouble", repay.trouble)
     t.tell("repay", inner=repay.deed)
     t.tell("friends")
+
+
+def _caught(catches: str) -> tuple[Species, ...]:
+    """The animals that a trap can catch."""
+    return tuple(
+        species
+        for species in (WALKERS if "land" in catches else ANIMALS)
+        if "little" not in catches or species not in BIG
+    )
 
 
 def _borrow_for_riddle(t: Tale, a: Character, tool: Thing) -> None:
@@ -557,8 +571,9 @@ def fable(t: Tale) -> None:
     """One animal tricks another, and is tricked."""
     t.giver()
     t.begin()
-    place = t.place("Q", OUTDOORS)
     first = t.choices.pick(ANIMALS)
+    place = PLACES[first.place]
+    t.set(Q=place)
     second = t.choices.pick_other(ANIMALS, [first])
     d = t.animal("D", second, place)
     t.set(species2=second.name)
@@ -677,7 +692,6 @@ def wish(t: Tale) -> None:
     _scene(t, winter=False)
     t.world.go(place, a)
     t.tell("kind.deed")
-    t.see(place)
     t.tell("grants")
     wanted, good, bad = t.choices.pick(tables.WISHES)
     t.set(wish=wanted, wish_good=good, wish_bad=bad)

@@ -53,7 +53,7 @@ class Task(NamedTuple):
 
 
 class Trap(NamedTuple):
-    """What an animal is caught in, where, the tool that helps, and whether birds can be in it."""
+    """What an animal is caught in, where, the tool that helps, and which animals it can catch."""
 
     trap: str
     place: str
