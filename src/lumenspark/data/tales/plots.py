@@ -880,7 +880,7 @@ def waiting(t: Tale) -> None:
     t.world.take(b, thing)
     t.world.go(there, b)
     t.tell("wait.b")
-    if t.choices.chance(1, 2):
+    if t.choices.chance(1, 3):
         t.tell("wait.think")
     t.world.put(thing, there)
     t.world.go(there, a)
@@ -894,7 +894,7 @@ def waiting(t: Tale) -> None:
     t.tell("wait.meet")
     t.world.take(b, thing)
     t.tell("wait.back")
-    if t.choices.chance(1, 2):
+    if t.choices.chance(1, 3):
         t.tell("wait.explain")
     t.food()
     t.tell("wait.end")
