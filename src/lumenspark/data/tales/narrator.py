@@ -39,7 +39,7 @@ _OPENS_SENTENCE = re.compile(r"(?:^|[.!?]\"? |: (?=\"))\"?$")
 _ASKED = re.compile(r"[!?]\" $")
 _SPEAKING = "said|asked|thought|cried|shouted|called|told|whispered"
 _SPEAKS = re.compile(rf" (?:{_SPEAKING})\b")
-_SAID = re.compile(rf"\b(?:{_SPEAKING}|went|sat|came|stood|lay|was|is|than|like|only|even) $")
+_SAID = re.compile(rf"\b(?:{_SPEAKING}|went|sat|came|stood|lay|was|only|even) $")
 MENTIONS_BY_PRONOUN = 2  # in a row; then the name is repeated
 
 
