@@ -1,9 +1,14 @@
 """What is known about a story agrees with its text."""
 
 import json
+import re
 
 from lumenspark.data.tales.choices import Choices
+from lumenspark.data.tales.narrator import Slot
+from lumenspark.data.tales.plots import PLOTS
 from lumenspark.data.tales.story import Story, story_facts, tell_story
+from lumenspark.data.tales.tale import Tale
+from lumenspark.data.tales.world import Character, Thing
 
 GENDERS = {
     "she": "her",
@@ -107,6 +112,35 @@ def test_who_and_what_the_facts_name_is_known_to_the_story() -> None:
                     assert tale.narrator.text[mention.start : mention.end] == mention.name
             assert set(unit.state["where"]) <= names
             assert set(unit.state["lies"]) <= things
+
+
+class Checked(Tale):
+    """A tale that compares its world with each sentence as it is written."""
+
+    checks = 0
+
+    def _write(self, event: str, template: str, slots: dict[str, Slot]) -> None:
+        super()._write(event, template, slots)
+        slots = {**self.slots, **slots}
+        for who, what in re.findall(r"gave \{(\w)\.him\} \{(\w)[.}]", template):
+            if isinstance(thing := slots[what], Thing):
+                assert thing.holder is slots[who], template
+                self.checks += 1
+        for who, where in re.findall(r"\{(\w)\} (?:was|stood|sat|waited) \{(\w)\.at\}", template):
+            character = slots[who]
+            assert isinstance(character, Character)
+            assert character.place is slots[where], template
+            self.checks += 1
+
+
+def test_who_is_given_a_thing_has_it_and_who_is_somewhere_is_there() -> None:
+    checks = 0
+    for index, plot in enumerate(PLOTS.values()):
+        for number in range(50):
+            tale = Checked(Choices(8, index, number))
+            plot(tale)
+            checks += tale.checks
+    assert checks > 200
 
 
 def test_the_facts_follow_the_plot() -> None:

@@ -125,7 +125,6 @@ def borrowed(t: Tale) -> None:
     t.tell("needs.tool")
     trade = t.choices.pick(_owners(noun))
     b = t.trader("B", trade)
-    tool.owner = b
     t.world.take(b, tool)
     t.set(Q=place_of(trade))
     t.tell("meet.trade")
@@ -178,7 +177,6 @@ def rescue(t: Tale) -> None:
     tool = t.thing("U", noun)
     trade = t.choices.pick(_owners(noun, place))
     b = t.trader("B", trade)
-    tool.owner = b
     t.world.take(b, tool)
     t.tell("idea.tool")
     t.paragraph()

@@ -107,7 +107,7 @@ class Tale:
     ) -> Character:
         """A new person as slot ``key``; slot ``key_kind``, in lower case, is as "an old man"."""
         is_she = self.choices.chance(1, 2)
-        person = self._character(is_she, is_person=True, place=place)
+        person = self._character(is_she, place)
         nouns = [with_article(kind.noun) for kind in kinds if kind.is_she == is_she]
         slots: dict[str, Slot] = {key: person, f"{key.lower()}_kind": self.choices.later(nouns)}
         self.set(**slots)
@@ -116,14 +116,14 @@ class Tale:
     def animal(self, key: str, species: Species, place: Place | None = None) -> Character:
         """A new animal as slot ``key``, with what is known about its species."""
         is_she = self.choices.chance(1, 2)
-        animal = self._character(is_she, is_person=False, place=place)
+        animal = self._character(is_she, place)
         self.set(**{key: animal}, species=species.name, skill=species.skill, call=species.call)
         self.set(adjective=self.choices.later(tables.ADJECTIVES))
         return animal
 
-    def _character(self, is_she: bool, is_person: bool, place: Place | None) -> Character:
+    def _character(self, is_she: bool, place: Place | None) -> Character:
         name = self._name(tables.HER_ENDINGS if is_she else tables.HIS_ENDINGS)
-        character = Character(name, SHE if is_she else HE, is_person, place)
+        character = Character(name, SHE if is_she else HE, place)
         self.world.characters.append(character)
         return character
 

@@ -39,11 +39,10 @@ class Place(NamedTuple):
 
 @dataclass(eq=False)
 class Thing:
-    """A thing; ``owner`` is whose it is, ``holder`` who has it now, ``place`` where it lies."""
+    """A thing; ``holder`` is who has it now, ``place`` where it lies."""
 
     noun: str
     adjective: str
-    owner: "Character | None" = None
     holder: "Character | None" = None
     place: Place | None = None
     broken: bool = False
@@ -60,7 +59,6 @@ class Character:
 
     name: str
     pronouns: Pronouns
-    is_person: bool
     place: Place | None = None
     mood: str = "calm"
     knows: list[str] = field(default_factory=list)
