@@ -26,7 +26,9 @@ def mixed(number: int) -> int:
 class Choices:
     """A sequence of random choices determined by ``seeds``.
 
-    ``bits`` sums the information of all choices so far: -log2 of the probability of each.
+    ``bits`` sums the information of all choices so far: -log2 of the probability of each. It is a
+    lower bound of the text's information only if the text shows each counted choice; what it may
+    never show is drawn by :meth:`later` or :meth:`pick_unseen`.
     """
 
     __slots__ = ("_state", "bits")
@@ -37,22 +39,32 @@ class Choices:
             self._state = mixed(self._state + seed * _STEP + _STEP)
         self.bits = 0.0
 
+    def _draw(self, count: int) -> int:
+        self._state = (self._state + _STEP) & _MASK
+        return (mixed(self._state) * count) >> 64
+
     def below(self, count: int) -> int:
         """A number from 0 to ``count`` - 1, all equally likely. ``count``: at most 1,024."""
-        self._state = (self._state + _STEP) & _MASK
         self.bits += _BITS[count]
-        return (mixed(self._state) * count) >> 64
+        return self._draw(count)
+
+    def chance(self, share: int, of: int) -> bool:
+        """True with probability ``share`` / ``of``."""
+        happens = self._draw(of) < share
+        self.bits += _BITS[of] - _BITS[share if happens else of - share]
+        return happens
 
     def pick(self, options: Sequence[Item]) -> Item:
         """One of ``options``, all equally likely."""
         return options[self.below(len(options))]
 
+    def pick_other(self, options: Sequence[Item], taken: Sequence[Item]) -> Item:
+        """One of ``options`` that is not in ``taken``."""
+        return self.pick([option for option in options if option not in taken])
+
     def pick_unseen(self, options: Sequence[Item]) -> Item:
         """One of ``options``, not counted in ``bits``: for what the text may never show."""
-        bits = self.bits
-        item = self.pick(options)
-        self.bits = bits
-        return item
+        return options[self._draw(len(options))]
 
     def later(self, options: Sequence[Item]) -> Callable[[], Item]:
         """One of ``options``, drawn when it is first asked for, and then always the same."""
@@ -64,14 +76,3 @@ class Choices:
             return drawn[0]
 
         return item
-
-    def pick_other(self, options: Sequence[Item], taken: Sequence[Item]) -> Item:
-        """One of ``options`` that is not in ``taken``."""
-        return self.pick([option for option in options if option not in taken])
-
-    def chance(self, share: int, of: int) -> bool:
-        """True with probability ``share`` / ``of``."""
-        before = self.bits
-        happens = self.below(of) < share
-        self.bits = before + _BITS[of] - _BITS[share if happens else of - share]
-        return happens

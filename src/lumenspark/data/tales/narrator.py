@@ -19,8 +19,8 @@ form after a dot:
 ``{P.at}``      "at the mill", "in the barn", "on the hill"
 ==============  ========================================================================
 
-A plain string fills a slot as it is; a function is called for what fills it. No reference is a random choice: the sentences before
-determine each pronoun and article.
+A plain string fills a slot as it is; a function is called for what fills it. No reference is a
+random choice: the sentences before determine each pronoun and article.
 """
 
 import re
@@ -39,7 +39,7 @@ _OPENS_SENTENCE = re.compile(r"(?:^|[.!?]\"? |: (?=\"))\"?$")
 _ASKED = re.compile(r"[!?]\" $")
 _SPEAKING = "said|asked|thought|cried|shouted|called|told|whispered"
 _SPEAKS = re.compile(rf" (?:{_SPEAKING})\b")
-_SAID = re.compile(rf"\b(?:{_SPEAKING}|went|sat|came) $")
+_SAID = re.compile(rf"\b(?:{_SPEAKING}|went|sat|came|stood|lay|was|only|even) $")
 MENTIONS_BY_PRONOUN = 2  # in a row; then the name is repeated
 
 
@@ -85,7 +85,8 @@ def parts_of(template: str) -> tuple[Part, ...]:
         before, after = template[: match.start()], template[match.end() :]
         goes_on = _ASKED.search(before) and _SPEAKS.match(after)  # "Why?" she asked
         capital = bool(_OPENS_SENTENCE.search(before)) and not goes_on
-        form = match[2] or ("name" if _SAID.search(before) else "")  # not: said he
+        # A name in "said Ana", "it was Ana" and "Ana and Bo", where a pronoun would be odd.
+        form = match[2] or ("name" if _SAID.search(before) or literal == " and " else "")
         article = _ARTICLE.search(literal)
         if article:
             literal = literal[: article.start()]
@@ -97,6 +98,8 @@ def parts_of(template: str) -> tuple[Part, ...]:
 
 def with_article(words: str, article: str = "a") -> str:
     """``words`` with a or an; ``article``: a or A."""
+    if words.startswith("hour"):
+        return f"{article}n {words}"
     begins_with_vowel = words[0] in "aeiou" and not words.startswith(("one-", "uni", "use"))
     return f"{article}{'n' if begins_with_vowel else ''} {words}"
 
@@ -173,7 +176,7 @@ class Narrator:
             phrase = filler.at if form == "at" else filler.phrase
             self._note(phrase, filler.phrase, "noun", len(phrase) - len(filler.noun))
             return phrase
-        return self._thing(filler, form)
+        return self._thing(filler, "" if form == "name" else form)
 
     def _thing(self, thing: Thing, form: str) -> str:
         if form == "it":

@@ -28,12 +28,17 @@ class Story(NamedTuple):
 def write_story(seed: int, split: str, number: int, facts: bool = False) -> Story:
     """Story ``number`` of a split. The same arguments give the same text everywhere."""
     choices = Choices(seed, SPLITS.index(split), number)
+    plot, tale = tell_story(choices, facts)
+    return Story(tale.narrator.text + "\n", plot, choices.bits, tale.units)
+
+
+def tell_story(choices: Choices, record: bool) -> tuple[str, Tale]:
+    """The name of a plot and its tale, told to the end. ``record``: with what is known about it."""
     plot = choices.pick(PLOT_NAMES)
-    tale = Tale(choices, record=facts)
+    tale = Tale(choices, record)
     PLOTS[plot](tale)
     tale.end()
-    text = tale.narrator.text + "\n"
-    return Story(text, plot, choices.bits, tale.units)
+    return plot, tale
 
 
 def story_facts(story: Story) -> dict[str, Any]:

@@ -1,19 +1,21 @@
 """A story in the making: its world, its cast and its text."""
 
-from collections.abc import Callable
+import re
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
-from lumenspark.data.tales import details, lexicon
+from lumenspark.data.tales import tables
 from lumenspark.data.tales.choices import Choices
-from lumenspark.data.tales.lexicon import Species, Trade
 from lumenspark.data.tales.narrator import Narrator, Slot, Unit, capitalised, with_article
 from lumenspark.data.tales.places import INDOORS, OUTDOORS, PLACES
-from lumenspark.data.tales.world import HE, HOURS, SHE, Character, Place, Thing, World
+from lumenspark.data.tales.sections import sections
+from lumenspark.data.tales.tables import Species, Trade, Treasure
+from lumenspark.data.tales.world import COLD, HE, HOURS, SHE, Character, Place, Thing, World
 
 ALL_PLACES = INDOORS + OUTDOORS
-WINTER = ("snow", "frost", "thaw")
+SENTENCES = sections("sentences.txt")
+
+_CONDITIONS = re.compile(r"\(([a-z ]+)\) ")
 
 
 class Kind(NamedTuple):
@@ -24,30 +26,32 @@ class Kind(NamedTuple):
 
 
 KINDS = tuple(
-    [Kind(noun, True) for noun in lexicon.HER_KINDS]
-    + [Kind(noun, False) for noun in lexicon.HIS_KINDS]
+    [Kind(noun, True) for noun in tables.HER_KINDS]
+    + [Kind(noun, False) for noun in tables.HIS_KINDS]
 )
-YOUNG = tuple(kind for kind in KINDS if kind.noun in {"girl", "boy"})
-GROWN = tuple(kind for kind in KINDS if kind not in YOUNG)
+CHILDREN = tuple(kind for kind in KINDS if kind.noun in {"girl", "boy"})
+GROWN = tuple(kind for kind in KINDS if kind not in CHILDREN)
+YOUNG = CHILDREN + tuple(kind for kind in GROWN if kind.noun.startswith("young"))
 
 
 @cache
-def sentences() -> dict[str, tuple[str, ...]]:
-    """The templates of each event."""
-    text = (resources.files("lumenspark.data.tales") / "sentences.txt").read_text("utf-8")
-    events: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if line.startswith("["):
-            templates = events.setdefault(line.strip("[]"), [])
-        elif line and not line.startswith("#"):
-            templates.append(line)
-    return {event: tuple(templates) for event, templates in events.items()}
+def fitting(lines: tuple[str, ...], conditions: tuple[str, ...]) -> tuple[str, ...]:
+    """The lines whose conditions, as in "(day dry) ...", are all met, without these."""
+    fit = []
+    for line in lines:
+        match = _CONDITIONS.match(line)
+        if not match:
+            fit.append(line)
+        elif all(condition in conditions for condition in match[1].split()):
+            fit.append(line[match.end() :])
+    return tuple(fit)
 
 
 class Tale:
     """What a plot works with.
 
     ``slots`` are what the templates' keys stand for (:mod:`.narrator`); :meth:`tell` takes more.
+    ``lines`` are the lines of the resources that it took, where facts are recorded.
     """
 
     def __init__(self, choices: Choices, record: bool = False) -> None:
@@ -55,23 +59,39 @@ class Tale:
         self.record = record
         self.narrator = Narrator(record)
         self.world = World()
-        self.town = self._town_name()
         self.units: list[Unit] = []
-        self.slots: dict[str, Slot] = {"town": self.town, "hour": self.hour}
-        self._voice = choices.later(details.VOICES)
+        self.lines: list[str] = []
+        self.slots: dict[str, Slot] = {"hour": self.hour}
+        self.town("town")
+        self._voice = choices.later(tables.VOICES)
         self._names: list[str] = []
 
     # Telling
 
-    def tell(self, event: str, **slots: Slot) -> None:
-        """Write a sentence of ``event``, with what holds after it."""
-        self.line(event, self.choices.pick(sentences()[event]), **slots)
+    def tell(self, event: str, inner: str = "", **slots: Slot) -> None:
+        """Write a sentence of ``event``, with what holds after it; ``inner`` is a part of it."""
+        line = self._line(SENTENCES[event])
+        if self.record and inner:
+            self.lines.append(inner)
+        self._write(event, line.replace("{inner}", inner), slots)
 
-    def line(self, event: str, template: str, **slots: Slot) -> None:
-        """Write ``template`` as an ``event``."""
+    def line(self, event: str, line: str) -> None:
+        """Write a line of a table as an ``event``."""
+        if self.record:
+            self.lines.append(line)
+        self._write(event, line, {})
+
+    def _write(self, event: str, template: str, slots: dict[str, Slot]) -> None:
         unit = self.narrator.write(event, template, {**self.slots, **slots})
         if self.record:
             self.units.append(unit._replace(state=self.world.state()))
+
+    def _line(self, lines: tuple[str, ...]) -> str:
+        """One of the lines that fit the moment."""
+        line = self.choices.pick(fitting(lines, self.world.conditions()))
+        if self.record:
+            self.lines.append(line)
+        return line
 
     def set(self, **slots: Slot) -> None:
         """Fill ``slots`` for the rest of the story."""
@@ -87,7 +107,7 @@ class Tale:
     ) -> Character:
         """A new person as slot ``key``; slot ``key_kind``, in lower case, is as "an old man"."""
         is_she = self.choices.chance(1, 2)
-        person = self._character(is_she, is_person=True, place=place)
+        person = self._character(is_she, place)
         nouns = [with_article(kind.noun) for kind in kinds if kind.is_she == is_she]
         slots: dict[str, Slot] = {key: person, f"{key.lower()}_kind": self.choices.later(nouns)}
         self.set(**slots)
@@ -96,35 +116,38 @@ class Tale:
     def animal(self, key: str, species: Species, place: Place | None = None) -> Character:
         """A new animal as slot ``key``, with what is known about its species."""
         is_she = self.choices.chance(1, 2)
-        animal = self._character(is_she, is_person=False, place=place)
+        animal = self._character(is_she, place)
         self.set(**{key: animal}, species=species.name, skill=species.skill, call=species.call)
-        self.set(adjective=self.choices.later(details.ADJECTIVES))
+        self.set(adjective=self.choices.later(tables.ADJECTIVES))
         return animal
 
-    def _character(self, is_she: bool, is_person: bool, place: Place | None) -> Character:
-        name = self._name()
-        pronouns = SHE if is_she else HE
-        character = Character(name, pronouns, is_person, place)
+    def _character(self, is_she: bool, place: Place | None) -> Character:
+        name = self._name(tables.HER_ENDINGS if is_she else tables.HIS_ENDINGS)
+        character = Character(name, SHE if is_she else HE, place)
         self.world.characters.append(character)
         return character
 
-    def _name(self) -> str:
+    def _name(self, endings: tuple[str, ...]) -> str:
         """A name that begins like no other name of the story."""
-        onsets = [onset for onset in lexicon.ONSETS if onset[0] not in self._names]
-        name = self.choices.pick(onsets) + self.choices.pick(lexicon.VOWELS)
-        for _ in range(2 if self.choices.chance(1, 4) else 1):
-            name += self.choices.pick(lexicon.INNER) + self.choices.pick(lexicon.LAST_VOWELS)
+        onsets = [onset for onset in tables.ONSETS if onset[0] not in self._names]
+        name = self.choices.pick(onsets) + self.choices.pick(tables.VOWELS)
+        if self.choices.chance(2, 5):
+            name += self.choices.pick(tables.ONSETS) + self.choices.pick(tables.VOWELS)
+        name += self.choices.pick(tables.INNER) + self.choices.pick(endings)
         self._names.append(name[0])
         return capitalised(name)
 
-    def _town_name(self) -> str:
-        onset, vowel = self.choices.pick(lexicon.ONSETS), self.choices.pick(lexicon.VOWELS)
-        inner, ending = self.choices.pick(lexicon.INNER), self.choices.pick(lexicon.PLACE_ENDINGS)
-        return capitalised(onset + vowel + inner + ending)
+    def town(self, key: str) -> None:
+        """A town as slot ``key``."""
+        names: list[str] = []
 
-    def other_town(self) -> None:
-        """Another town as slot ``town2``."""
-        self.set(town2=self._town_name())
+        def name() -> str:
+            if not names:
+                parts = (tables.ONSETS, tables.VOWELS, tables.INNER, tables.PLACE_ENDINGS)
+                names.append(capitalised("".join(self.choices.pick(part) for part in parts)))
+            return names[0]
+
+        self.set(**{key: name})
 
     def place(self, key: str, places: tuple[Place, ...] = ALL_PLACES) -> Place:
         """A place as slot ``key``, which no other slot holds."""
@@ -133,18 +156,15 @@ class Tale:
         self.set(**{key: place})
         return place
 
-    def trade(self, trades: tuple[Trade, ...] = lexicon.TRADES) -> Trade:
-        """A trade, as slots ``trade`` and ``habit``."""
-        trade = self.choices.pick(trades)
-        self.set(trade=trade.name, habit=trade.habit)
-        return trade
+    def trader(self, key: str, trade: Trade) -> Character:
+        """A grown-up person at work, as slot ``key``; slots ``trade``, ``habit`` and P2, where."""
+        self.set(trade=trade.name, habit=trade.habit, P2=place_of(trade))
+        return self.person(key, place_of(trade), GROWN)
 
-    def treasure(self, key: str, noun: str | None = None) -> Thing:
+    def treasure(self, key: str, treasures: tuple[Treasure, ...] = tables.TREASURES) -> Thing:
         """Something to treasure, as slot ``key``."""
-        if noun is None:
-            noun = self.choices.pick(lexicon.TREASURES)
-        adjective = self.choices.pick(lexicon.LOOKS)
-        return self.thing(key, noun, adjective)
+        treasure = self.choices.pick(treasures)
+        return self.thing(key, treasure.noun, self.choices.pick(treasure.looks))
 
     def thing(self, key: str, noun: str, adjective: str = "") -> Thing:
         thing = Thing(noun, adjective)
@@ -152,15 +172,14 @@ class Tale:
         self.set(**{key: thing})
         return thing
 
-    def food(self, key: str = "food") -> Callable[[], str]:
+    def food(self) -> None:
         """Something to eat, as slots ``food_a`` (with its article) and ``food_bare``."""
-        food = self.choices.later(lexicon.FOODS)
-        self.set(**{f"{key}_bare": food, f"{key}_a": lambda: with_article(food())})
-        return food
+        food = self.choices.later(tables.FOODS)
+        self.set(food_bare=food, food_a=lambda: with_article(food()))
 
     def giver(self) -> None:
         """Who gives presents and is quoted, as slot ``giver``."""
-        self.set(giver=self.choices.later(details.GIVERS))
+        self.set(giver=self.choices.later(tables.GIVERS))
 
     def hour(self) -> str:
         """The time of day, as in "one morning"."""
@@ -174,26 +193,28 @@ class Tale:
     def begin(self) -> None:
         """What the narrator says first."""
         if self.choices.chance(1, 2):
-            self.line("before", self.choices.pick(self._voice().before))
+            self._write("before", self._line(self._voice().before), {})
 
     def see(self, place: Place) -> None:
         """A sentence about a place, or none: outdoors they are not about winter."""
-        in_winter = place.outdoors and self.world.weather in WINTER
-        if not in_winter and self.choices.chance(1, 2):
-            self.line("place", self.choices.pick(place.details))
+        if not (place.outdoors and self.world.is_cold) and self.choices.chance(1, 2):
+            self._write("place", self._line(place.details), {})
 
     def weather(self, winter: bool = True) -> None:
         """A sentence about the weather."""
-        kinds = WEATHER if winter else [kind for kind in WEATHER if kind[0] not in WINTER]
-        name, lines = self.choices.pick(kinds)
-        self.world.weather = name
-        self.line("weather", self.choices.pick(lines))
+        kinds = [kind for kind in tables.WEATHER if winter or kind.name not in COLD]
+        kind = self.choices.pick(kinds)
+        self.world.set_weather(kind.name)
+        self._write("weather", self._line(kind.lines), {})
 
-    def later(self, hours: int = 1) -> None:
+    def later(self) -> None:
         """The time of day moves on."""
-        self.world.hour = ((self.world.hour or 0) + hours) % len(HOURS)
+        self.at_hour(((self.world.hour or 0) + 1) % len(HOURS))
+
+    def at_hour(self, hour: int) -> None:
+        self.world.hour = hour
         if self.choices.chance(1, 2):
-            self.line("time", self.choices.pick(details.TIMES[HOURS[self.world.hour]]))
+            self._write("time", self._line(tables.TIMES[HOURS[hour]]), {})
 
     def next_morning(self) -> None:
         self.world.hour = 0
@@ -201,26 +222,24 @@ class Tale:
     def aside(self) -> None:
         """A remark of the narrator, or none."""
         if self.choices.chance(1, 3):
-            self.line("aside", self.choices.pick(self._voice().asides))
+            self._write("aside", self._line(self._voice().asides), {})
 
     def saying(self, event: str) -> None:
-        """A saying: quoted by B, remembered from the giver, or on its own."""
-        self.tell(event, **saying_slots(self.choices.pick(details.SAYINGS)))
+        """A saying, or none: quoted by B, remembered from the giver, or on its own."""
+        if self.choices.chance(1, 3):
+            self.tell(event, **saying_slots(self._line(tables.SAYINGS)))
 
-    def quirk(self, key: str = "A") -> None:
-        self.tell("quirk", A=self.slots[key], quirk=self.choices.pick(details.QUIRKS))
+    def quirk(self) -> None:
+        """What is odd about A, or nothing."""
+        if self.choices.chance(2, 3):
+            self.tell("quirk", quirk=self._line(tables.QUIRKS))
 
     def end(self) -> None:
         """What the narrator says last, or nothing."""
         if self.choices.chance(3, 5):
-            ending = self.choices.pick(self._voice().endings)
-            saying = self.choices.later(details.SAYINGS)
-            self.line(
-                "end",
-                ending,
-                saying=saying,
-                saying_low=lambda: saying_slots(saying())["saying_low"],
-            )
+            ending = self._line(self._voice().endings)
+            saying = self.choices.pick(tables.SAYINGS) if "{saying" in ending else "."
+            self._write("end", ending, {**saying_slots(saying)})
 
     # Movement
 
@@ -244,8 +263,3 @@ def saying_slots(saying: str) -> dict[str, str]:
 
 def place_of(trade: Trade) -> Place:
     return PLACES[trade.place]
-
-
-WEATHER = tuple(
-    (name, tuple(line.strip() for line in lines.split(" ; "))) for name, lines in details.WEATHER
-)

@@ -15,6 +15,9 @@ SHE = Pronouns("she", "her", "her", "herself")
 HE = Pronouns("he", "him", "his", "himself")
 
 HOURS = ("morning", "noon", "afternoon", "evening", "night")
+EVENING, NIGHT = HOURS.index("evening"), HOURS.index("night")
+COLD = ("snow", "frost", "thaw")
+WET = ("rain", "storm", "fog", "snow", "thaw")
 
 
 class Place(NamedTuple):
@@ -36,11 +39,10 @@ class Place(NamedTuple):
 
 @dataclass(eq=False)
 class Thing:
-    """A thing; ``owner`` is whose it is, ``holder`` who has it now, ``place`` where it lies."""
+    """A thing; ``holder`` is who has it now, ``place`` where it lies."""
 
     noun: str
     adjective: str
-    owner: "Character | None" = None
     holder: "Character | None" = None
     place: Place | None = None
     broken: bool = False
@@ -57,20 +59,37 @@ class Character:
 
     name: str
     pronouns: Pronouns
-    is_person: bool
     place: Place | None = None
     mood: str = "calm"
     knows: list[str] = field(default_factory=list)
 
 
 class World:
-    """What holds at the moment."""
+    """What holds at the moment.
+
+    ``hour`` is an index into :data:`HOURS`, or None until the story says it; ``weather`` is empty
+    until then, and ``is_cold`` after snow, frost or thaw.
+    """
 
     def __init__(self) -> None:
         self.characters: list[Character] = []
         self.things: list[Thing] = []
-        self.hour: int | None = None  # until the story says it
+        self.hour: int | None = None
         self.weather = ""
+        self.is_cold = False
+
+    def set_weather(self, weather: str) -> None:
+        self.weather = weather
+        self.is_cold = self.is_cold or weather in COLD
+
+    def conditions(self) -> tuple[str, ...]:
+        """What the conditions of a line may name."""
+        return (
+            "day" if self.hour is None or self.hour < EVENING else "dark",
+            "cold" if self.is_cold else "mild",
+            "rain" if self.weather == "rain" else "",
+            "" if self.weather in WET else "dry",
+        )
 
     def take(self, who: Character, thing: Thing) -> None:
         thing.holder, thing.place = who, None
