@@ -38,12 +38,13 @@ def main() -> None:
         write_story(SEED, "test", number, facts=True)
         for number in range(sum(1 for _ in corpus.documents("test")))
     ]
+    words = set(re.findall(r"\b[a-z]+\b", test))
     rows = (
         ("train split", f"{len(train.encode()):,} bytes, written in {seconds:.1f} s (one process)"),
         ("test split", f"{len(test.encode()):,} bytes, {len(stories):,} stories"),
         ("plots", len({story.plot for story in stories})),
         ("kinds of event", len({unit.event for story in stories for unit in story.units})),
-        ("words in lower case", f"{len(set(re.findall(r'\b[a-z]+\b', test))):,}"),
+        ("words in lower case", f"{len(words):,}"),
         ("entropy", f"{corpus.entropy('test'):.4f} bits per byte"),
         (f"{NGRAM}-grams of test in train", f"{share_of_ngrams(test, train):.1%}"),
     )

@@ -3,9 +3,10 @@
     python examples/finetune.py latest my-folder my-model
     lumenspark generate my-model "The film was"
 
-MODEL is a run, a folder or an id on the hub. The text is cut into windows of the model's context;
-the learning rate is a fraction of the one used to train from scratch, and falls to zero.
-`lumenspark train lumiere-1m --init-from MODEL --data my-folder` does it with evaluation and a card.
+The arguments are MODEL (a run, a folder or a hub id), DATA and OUT. The text is cut into windows of
+the model's context length. The learning rate is lower than for training from scratch, and decays to
+zero. `lumenspark train lumiere-1m --init-from MODEL --data my-folder` also fine-tunes, and adds
+evaluation and a model card.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def main() -> None:
     model, tokenizer = lumenspark.load(options.model)
     context = min(model.config.max_position_embeddings, 1024)
 
-    # The model's own tokenizer makes the ids, so that they mean what they meant before.
+    # The model's own tokenizer, so that each id keeps the embedding that it was trained with.
     tokenizer.save_pretrained(options.out)
     corpus = open_corpus(options.data)
     needed = ("train", "validation")
@@ -62,13 +63,13 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a run's id, latest, a folder, or an id on the hub")
-    parser.add_argument("data", help="a text file, a folder, or a data set's id on the hub")
-    parser.add_argument("out", help="the folder to save to")
+    parser.add_argument("model", help="a run id, latest, a folder, or a hub id")
+    parser.add_argument("data", help="a text file, a folder, or the id of a hub dataset")
+    parser.add_argument("out", help="folder to save to")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps")
-    parser.add_argument("--batch-size", type=int, default=32, help="windows in a step")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows per step")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of AdamW")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the windows")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the window order")
     return parser.parse_args()
 
 

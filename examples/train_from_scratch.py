@@ -3,8 +3,8 @@
     python examples/train_from_scratch.py
     python examples/train_from_scratch.py --data my-folder --steps 2000
 
-Under two minutes on one or two CPU cores. `lumenspark train` does the same with checkpoints, a time
-budget, compiling, evaluation and a model card, from the same pieces.
+This takes less than two minutes on one or two CPU cores. `lumenspark train` uses the same modules,
+and adds checkpoints, a time budget, compiling, evaluation and a model card.
 
 Shapes: B batch, T tokens of a window, V entries of the vocabulary.
 """
@@ -38,14 +38,15 @@ def main() -> None:
     prepare_process("cpu", threads=options.threads, cache=cache_folder())
     torch.manual_seed(options.seed)
 
-    # Text -> token ids. The tokenizer (byte-level BPE) is learned from the train split; the ids of
-    # each split are one long stream on disk, documents between <|sot|> and <|eot|>.
+    # Text -> token ids. The tokenizer (byte-level BPE) is learned from the train split. The ids of
+    # each split are one long sequence on disk, with each document between <|sot|> and <|eot|>.
     corpus = open_corpus(options.data)
     tokens = prepare(corpus, vocab_size=VOCABULARY, needed=("train", "validation"), report=print)
     tokenizer = to_transformers(tokens.tokenizer, CONTEXT)
 
-    # Token ids -> windows of T ids, in a new order each epoch. TrainingWindows adds one id to each,
-    # for loops that split inputs and targets; here the model shifts the labels itself.
+    # Token ids -> windows of T ids, in a new order each epoch. TrainingWindows adds one id to each
+    # window, for loops that split inputs and targets. Here the model shifts the labels, so that
+    # T - 1 is passed.
     windows = TrainingWindows(tokens.splits["train"].ids, CONTEXT - 1, options.seed)
 
     # A decoder-only transformer: RMSNorm, SwiGLU, learned positions, tied output layer.
@@ -82,7 +83,7 @@ def train(model: LumiereForCausalLM, windows: TrainingWindows, steps: int) -> No
     """The loop: batch, loss, gradient, clip, update."""
     optim = OptimOptions()  # Muon on the blocks' matrices, AdamW on the rest
     optimizers = build_optimizers(model, optim)
-    bf16 = choose_precision("auto", "cpu") == "bf16"  # where the CPU is fast at it
+    bf16 = choose_precision("auto", "cpu") == "bf16"  # if the CPU is fast at bfloat16
     model.train()
     started = time.perf_counter()
     for step in range(steps):
@@ -104,9 +105,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="python-docs", help="a text file, a folder, or a hub id")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps")
-    parser.add_argument("--threads", type=int, default=1, help="few pay off at this size")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, windows and sample")
-    parser.add_argument("--prompt", default="The function returns", help="start of the sample")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; few are enough")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, windows and sample")
+    parser.add_argument("--prompt", default="The function returns", help="prompt of the sample")
     return parser.parse_args()
 
 

@@ -58,9 +58,9 @@ def test_help_names_it(verb: str, capsys: Capture) -> None:
     [
         (["--size", "huge"], "such as 3m, not 'huge'"),
         (["--size"], "such as 3m, not ''"),
-        (["lumenspark-1m", "--size", "3m"], "lumenspark-1m is of the family lumenspark"),
+        (["lumenspark-1m", "--size", "3m"], "lumenspark-1m has the family lumenspark"),
         (["lumiere-tiny", "--size=3m"], "lumiere-tiny has another"),
-        (["--size", "3m", "--init-from", "a-model"], "leave out one of the two"),
+        (["--size", "3m", "--init-from", "a-model"], "omit one of them"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "prepare"])
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_one_sentence(
 
 
 def test_from_python_too_weights_cannot_be_scaled() -> None:
-    with pytest.raises(UserError, match="leave out one of the two"):
+    with pytest.raises(UserError, match="omit one of them"):
         train(size="3m", init_from="a-model")
 
 

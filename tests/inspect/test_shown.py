@@ -60,7 +60,7 @@ def test_a_head_that_is_not_there_is_an_error(loaded: Any) -> None:
     found = trace(loaded, "a", ["blocks.0.attention.pattern"])
     with pytest.raises(UserError, match="there is no head 9: layer 0 has 2"):
         found.plot_attention(0, 9)
-    with pytest.raises(UserError, match=r"blocks\.1\.attention\.pattern was not asked for"):
+    with pytest.raises(UserError, match=r"blocks\.1\.attention\.pattern was not requested"):
         found.plot_attention(1, 0)
 
 

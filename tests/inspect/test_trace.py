@@ -161,7 +161,7 @@ def test_a_tensor_that_was_not_asked_for_is_an_error(
 ) -> None:
     traced = trace(model, ids, ["embed"])
     assert traced["embed"] is traced.tensors["embed"]
-    with pytest.raises(UserError, match=r"final_norm was not asked for: .*names=\['final_norm'\]"):
+    with pytest.raises(UserError, match=r"final_norm was not requested: .*names=\['final_norm'\]"):
         traced["final_norm"]
     with pytest.raises(UserError, match=r"no tensor called 'finalnorm' \(did you mean final_norm"):
         traced["finalnorm"]

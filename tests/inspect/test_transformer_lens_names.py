@@ -92,7 +92,7 @@ def test_stars_match_their_names_where_they_match_none_of_ours(model: Any, ids: 
 def test_gradients_are_found_by_their_names(model: Any, ids: Tensor) -> None:
     found = trace(model, ids, ["blocks.0.attn.hook_z"], gradients=True)
     assert found.gradients["blocks.0.attn.hook_z"] is found.gradients["blocks.0.attention.mixed"]
-    with pytest.raises(UserError, match=r"blocks\.1\.attn\.hook_z was not asked for"):
+    with pytest.raises(UserError, match=r"blocks\.1\.attn\.hook_z was not requested"):
         found.gradients["blocks.1.attn.hook_z"]
 
 

@@ -166,7 +166,7 @@ def test_a_text_that_changed_is_noticed_without_an_environment(
         file.write('\n{"text": "One more document."}')
     Run(copied).write_recipe(small(text, train__steps=15))
     (copied / "environment.json").unlink()
-    with pytest.raises(UserError, match="was trained on another text than"):
+    with pytest.raises(UserError, match="was trained on another version of the text"):
         pipeline.resume(str(copied), reporter=Collected())
 
 
@@ -407,7 +407,7 @@ def test_a_tracker_that_fails_ends_no_training(
     reporter = Collected()
     run = pipeline.train(small(text_folder), reporter=reporter)
     assert steps(run.metrics_file) == [2, 4, 6, 8, 10, 12]
-    assert sum("gets no more metrics" in each for each in reporter.sentences) == 1
+    assert sum("receives no more metrics" in each for each in reporter.sentences) == 1
 
 
 def test_a_sweep_whose_results_were_lost_trains_its_trials_again(

@@ -64,7 +64,7 @@ def full_at_step_8(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("full_at_step_8")
 def test_metrics_that_cannot_be_added_to(text_folder: Path, own_runs: Path) -> None:
-    with pytest.raises(UserError, match=r"metrics\.jsonl: .*make room .*`lumenspark resume "):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: .*free some space .*`lumenspark resume "):
         pipeline.train(small(text_folder), reporter=Collected())
     (run,) = list_runs()
     assert verify_checkpoint(run.checkpoint("last")) is None
@@ -78,7 +78,7 @@ def test_metrics_that_cannot_be_added_to(text_folder: Path, own_runs: Path) -> N
 def test_a_sweep_goes_on_by_the_same_command(text_folder: Path, own_runs: Path) -> None:
     settings = SMALL | {"data": str(text_folder)}
     rates = {"optim.muon_lr": [0.02]}
-    with pytest.raises(UserError, match=r"metrics\.jsonl: .* go on with `the same command`"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: .* continue with `the same command`"):
         sweep("lumiere-tiny", vary=rates, seeds=1, reporter=Collected(), **settings)
     (trial,) = sweep("lumiere-tiny", vary=rates, seeds=1, reporter=Collected(), **settings)
     assert trial.trainings[0].steps == 12

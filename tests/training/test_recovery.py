@@ -271,7 +271,7 @@ def test_the_last_of_another_run_is_passed_over(
     put_in_place(other.checkpoints / "last", run.checkpoints / "last")
     reporter = Collected()
     pipeline.resume(str(copied), reporter=reporter)
-    assert any(f"last is of another run, {other.id}" in each for each in reporter.sentences)
+    assert any(f"last belongs to another run, {other.id}" in each for each in reporter.sentences)
     assert any("going on from step 9" in each for each in reporter.sentences)
     assert read_marker(run.checkpoints / "damaged-last").run == other.id
 
@@ -279,11 +279,11 @@ def test_the_last_of_another_run_is_passed_over(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 1}, "another recipe, or seed"),
-        ({"optim__muon_lr": 0.03}, "another recipe, or seed"),
-        ({"model__dropout": 0.2}, "another recipe, or seed"),
-        ({"train__batch_size": 8}, "another recipe, or seed"),
-        ({"train__ema_decay": 0.5}, "another recipe, or seed"),
+        ({"seed": 1}, "another recipe or seed"),
+        ({"optim__muon_lr": 0.03}, "another recipe or seed"),
+        ({"model__dropout": 0.2}, "another recipe or seed"),
+        ({"train__batch_size": 8}, "another recipe or seed"),
+        ({"train__ema_decay": 0.5}, "another recipe or seed"),
     ],
 )
 def test_a_recipe_that_was_edited_is_not_trained_by(

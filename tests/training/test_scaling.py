@@ -112,7 +112,7 @@ def test_what_is_no_size(size: str) -> None:
 
 @pytest.mark.parametrize("name", ["lumenspark-1m", "lumenspark-base"])
 def test_the_other_family_has_no_sizes(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is of the family lumenspark"):
+    with pytest.raises(UserError, match=f"{name} has the family lumenspark"):
         scaled(load_recipe(name), "3m")
 
 

@@ -1,9 +1,8 @@
 """Round trip of a text through a tokenizer: the bytes that its token ids decode to.
 
 A tokenizer may normalize the text (NFKC, lower case, whitespace) or lack tokens for parts of it. A
-model that predicts the ids predicts the decoded text and no more, so bits per byte divides by its
-bytes. If text is lost, per-byte and per-word metrics are undefined; if much is lost, scoring is
-refused.
+model that predicts the ids predicts only the decoded text, so bits per byte divides by its bytes.
+If text is lost, per-byte and per-word metrics are undefined; if much is lost, scoring is refused.
 """
 
 import re

@@ -36,7 +36,8 @@ def load_to_score(name: str, checkpoint: str = "best", **options: Any) -> tuple[
     """:func:`.loading.load` with its ``options``, and the identity of the weights.
 
     A checkpoint that is replaced during loading is loaded again. Raises UserError as load does,
-    for a checkpoint that does not match its ``complete.json``, and for one that keeps changing.
+    for a checkpoint that does not match its ``complete.json``, and for one that changes during
+    every attempt.
     """
     for attempt in range(ATTEMPTS):
         if attempt:

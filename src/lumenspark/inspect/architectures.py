@@ -1,4 +1,4 @@
-"""Supported architectures: each family's modules by function, so that one code inspects all."""
+"""Supported architectures: the modules of each family, by function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def _llama(model: Any) -> Architecture:
 
 
 def _llama_block(layer: Any) -> Block:
-    """Lumiére's blocks name their modules the same."""
+    """Lumiére's blocks have the same module names."""
     attention, mlp = layer.self_attn, layer.mlp
     return Block(
         block=layer,

@@ -22,8 +22,8 @@ class Recorder:
     Metrics are named ``group/name``: ``induction/2.1`` for layer 2, head 1; ``lens loss/…`` in
     nats per token; ``residual norm/…``, the root mean square over features and tokens; and for the
     token embeddings, each block and the remaining parameters ``gradient norm/…`` (before clipping)
-    and ``update/…``, the norm of the step's update relative to that of the weights. All are of the
-    weights in training, not of their average. The model is not changed.
+    and ``update/…``, the norm of the step's update relative to that of the weights. All refer to
+    the weights in training, not to their average. The model is not changed.
     """
 
     def __init__(self, model: Any, ids: Tensor) -> None:

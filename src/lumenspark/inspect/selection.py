@@ -18,7 +18,7 @@ Index = tuple[int | slice, ...]
 class NamedTensors(dict[str, Tensor]):
     """A model's tensors by our names; also found by TransformerLens' names.
 
-    A name that is not there raises UserError.
+    An unknown name raises UserError.
     """
 
     def __init__(self, model: Any) -> None:
@@ -28,7 +28,7 @@ class NamedTensors(dict[str, Tensor]):
     def __missing__(self, name: str) -> Tensor:
         ours = select_name(self.model, name)
         if ours not in self:
-            raise UserError(f"{name} was not asked for: trace(model, text, names=[{quoted(name)}])")
+            raise UserError(f"{name} was not requested: trace(model, text, names=[{quoted(name)}])")
         return self[ours]
 
 

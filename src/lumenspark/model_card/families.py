@@ -30,7 +30,7 @@ FAMILIES = {
             (
                 "Interpretability",
                 "Returns attention weights (`output_attentions`) and intermediate representations "
-                "(`output_hidden_states`); without changing the logits",
+                "(`output_hidden_states`), without changing the logits",
             ),
         ),
         strengths=(
@@ -45,10 +45,10 @@ FAMILIES = {
     "lumenspark": Family(
         name="Lumenspark",
         improvements=(
-            ("Low-rank layers", "Linear layers can go through a few features, W ≈ U Vᵀ"),
+            ("Low-rank layers", "Linear layers can be factorised, W ≈ U Vᵀ"),
             (
                 "Low-rank attention",
-                "Distant tokens can be held in a fixed number of slots: time is linear in the "
+                "A fixed number of slots can summarise distant tokens: time is linear in the "
                 "sequence length, and the decode state has constant size",
             ),
             ("Prenormalization and LayerScale", "LayerNorm before each sublayer, learned factors"),

@@ -361,7 +361,7 @@ def limitations(files: RunFiles) -> str:
                 if language
                 else ("Language", "Trained on text whose language is not recorded")
             ),
-            ("Domain", f"Limited to what {code(data_name(corpus))} is about"),
+            ("Domain", f"Limited to the subjects of {code(data_name(corpus))}"),
         )
     )
 

@@ -11,12 +11,14 @@ from lumenspark.records.tracks import TRACKS, Track
 
 INTRODUCTION = """# Records
 
-`lumenspark record` generates this page from the folders in [records/](../records), latest first.
-Results are means over seeds, ± the standard deviation. `lumenspark record TRACK --data TEXT` reruns
-the latest record on your machine and compares (exit code 1 if it is not reproduced). Texts are
-listed with the first digits of their digest: `wikitext-2` is the official dataset from the hub,
-other names are files or folders. In `wikitext-2-raw` (74883340) validation and test are the
-official files, and train is a substitute of the same size.
+`lumenspark record` generates this page from the folders in [records/](../records). The latest
+record of a track comes first. Results are means over seeds, ± the standard deviation.
+`lumenspark record TRACK --data TEXT` reruns the latest record on your machine and compares the
+results (exit code 1 if your machine does not reproduce it).
+
+Each text is listed with the first digits of its digest. `wikitext-2` is the official dataset from
+the hub; other names are files or folders. In `wikitext-2-raw` (74883340), validation and test are
+the official files, and train is a substitute of the same size.
 """
 
 

@@ -75,11 +75,11 @@ TRACKS = {
         name="fast",
         title="Fastest to 4.3471",
         about=(
-            "Wall time from the command to the saved checkpoint whose test loss on WikiText-2, by "
-            "the card's protocol, is at or below 4.3471 nats per token (perplexity 77.25, the "
-            "original card's). Everything counts: start of Python, tokenizer, compiling, "
-            "validation; no cache is warm. It holds where every seed ends at or below 4.3471 and "
-            "saves within 10 minutes."
+            "Wall time from the start of the command to the saved checkpoint, for a test loss on "
+            "WikiText-2 of at most 4.3471 nats per token by the card's protocol (perplexity "
+            "77.25, the result of the original card). The time includes the start of Python, the "
+            "tokenizer, compiling and validation, with cold caches. The record is reproduced if "
+            "every seed reaches 4.3471 or less and saves its checkpoint within 10 minutes."
         ),
         recipe="lumiere-1m-fast",
         data="wikitext-2",
@@ -90,11 +90,11 @@ TRACKS = {
         name="best",
         title="Lowest test loss within 60 minutes",
         about=(
-            "The lowest test loss on WikiText-2, by the card's protocol, of a command that has "
-            "ended within 60 minutes, with everything in it: teachers, rebuilt caches, both "
-            "evaluations. It holds where the command ends in time and the mean loss is at most "
-            "the recorded one plus two standard deviations, or plus 0.01 where that is more or "
-            "only one seed is recorded."
+            "The lowest test loss on WikiText-2, by the card's protocol, of a command that ends "
+            "within 60 minutes. The time includes the teachers, rebuilding the caches and both "
+            "evaluations. The record is reproduced if the command ends in time and the mean loss "
+            "exceeds the recorded mean by at most two standard deviations or 0.01, whichever is "
+            "more (0.01 if only one seed is recorded)."
         ),
         recipe="lumiere-1m-best",
         data="wikitext-2",
@@ -107,8 +107,9 @@ TRACKS = {
         about=(
             "Training throughput in steady state, and model FLOPs utilisation (MFU): FLOPs of the "
             "model's matrix products (formula in `training/mfu.py`) relative to the FLOP/s of a "
-            "2048 x 2048 matrix product in the same precision. It holds where MFU is at least "
-            "85% of the recorded one, which makes machines comparable."
+            "2048 x 2048 matrix product in the same precision. The record is "
+            "reproduced if MFU is at least 85% of the recorded MFU; MFU is comparable across "
+            "machines where tokens/s are not."
         ),
         recipe="lumiere-1m",
         data="python-docs",

@@ -1,4 +1,4 @@
-"""The batches of each optimizer step, determined by the seed and the step's number alone."""
+"""The batches of each optimizer step, determined by seed and step alone."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,14 @@ Ids = npt.NDArray[np.integer]
 
 
 class Batches:
-    """Micro-batches of training windows, with the teacher samples for them where there are any.
+    """Micro-batches of training windows, with their teacher samples if there are teachers.
 
-    Shapes: A micro-batches for each optimizer step (gradient accumulation), B windows in each, T
-    tokens of context, S teacher samples for each token.
+    Shapes: A micro-batches per optimizer step (gradient accumulation), B windows per micro-batch, T
+    tokens of context, S teacher samples per token.
     """
 
     def __init__(self, ids: Ids, recipe: Recipe, teacher_samples: Ids | None = None) -> None:
-        """``ids`` (n,): the train split; ``teacher_samples`` (n, S): for each of its tokens."""
+        """``ids`` (n,): the train split; ``teacher_samples`` (n, S): samples per token."""
         self.windows = TrainingWindows(ids, recipe.model.context, recipe.seed)
         self.teacher_samples = teacher_samples
         self._accumulation = recipe.train.gradient_accumulation_steps

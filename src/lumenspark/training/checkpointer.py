@@ -25,7 +25,7 @@ from lumenspark.training.optimizers import (
 class Checkpointer:
     """Saves and restores a model, its EMA and its optimizers in the folder of ``run``.
 
-    Saved weights are the averaged ones, where there is an EMA.
+    With an EMA, the saved weights are the averaged ones.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Checkpointer:
         checkpoints.prune_checkpoints(self.run.checkpoints, self.recipe.train.keep_checkpoints)
 
     def save_best(self, step: int, loss: float) -> float | None:
-        """Save ``best``, of validation loss ``loss``. Returns the loss if it is finite."""
+        """Save ``best`` with its validation loss. Returns ``loss`` if it is finite, else None."""
         noted = loss if math.isfinite(loss) else None
         self._save("best", step, loss=noted)
         return noted
@@ -84,32 +84,32 @@ class Checkpointer:
         return trainer.values
 
     def latest_valid(self) -> Path:
-        """The newest checkpoint to resume from; the reporter says what is wrong with others.
+        """The newest checkpoint to resume from; problems of others are reported.
 
-        Raises UserError where there is none.
+        Raises UserError if there is none.
         """
         path, problems = checkpoints.latest_valid_checkpoint(self.run.checkpoints, self._misfit)
         for problem in problems:
-            self.reporter.say(f"passing over a checkpoint: {problem}")
+            self.reporter.say(f"skipping a checkpoint: {problem}")
         return path
 
     def problem_with_best(self) -> str | None:
-        """Why ``best`` cannot be used; None where it can."""
+        """Why ``best`` cannot be used; None if it can."""
         path = self.run.checkpoints / "best"
         if not os.path.lexists(path):
             return f"{path} is missing"
         return checkpoints.verify_checkpoint(path) or self._other_origin(path)
 
     def replace_best(self, problem: str, step: int, loss: float) -> float | None:
-        """Put a ``best`` that cannot be used aside, and save the current weights as ``best``."""
-        self.reporter.say(f"passing over a checkpoint: {problem}; best is now of step {step}")
+        """Set an unusable ``best`` aside, and save the current weights as ``best``."""
+        self.reporter.say(f"skipping a checkpoint: {problem}; best is now of step {step}")
         path = self.run.checkpoints / "best"
         if os.path.lexists(path):
             set_aside(path)
         return self.save_best(step, loss)
 
     def _misfit(self, path: Path) -> str | None:
-        """Why this training cannot resume from a checkpoint that is whole; None where it can."""
+        """Why this training cannot resume from an intact checkpoint; None if it can."""
         try:
             return self._other_origin(path) or self._other_tensors(path)
         except UserError as error:
@@ -118,15 +118,15 @@ class Checkpointer:
     def _other_origin(self, path: Path) -> str | None:
         found, own = checkpoints.read_marker(path), self.origin
         if found.run not in {None, own.run, self.run.id}:
-            return f"{path} is of another run, {shortened(str(found.run), LONGEST_QUOTE)}"
+            return f"{path} belongs to another run, {shortened(str(found.run), LONGEST_QUOTE)}"
         if found.tokens not in {None, own.tokens}:
-            return f"{path} was trained on another text than {self.recipe.data} is now"
+            return f"{path} was trained on another version of the text {self.recipe.data}"
         if found.recipe not in {None, own.recipe, earlier_recipe_digest(self.recipe)}:
-            return f"{path} is of another recipe, or seed, than {self.run.path / 'recipe.yaml'}"
+            return f"{path} has another recipe or seed than {self.run.path / 'recipe.yaml'}"
         return None
 
     def _other_tensors(self, path: Path) -> str | None:
-        """Names and shapes are compared: copying and the optimizers would not notice."""
+        """The first tensor with a wrong name or shape; loading would not detect it."""
         weights = checkpoints.tensor_shapes(path / checkpoints.WEIGHTS)
         for name, parameter in self.model.named_parameters():
             shape = tuple(parameter.shape)

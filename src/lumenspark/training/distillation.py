@@ -1,9 +1,9 @@
 """Distillation from teachers' predictions, sampled once for every token of the train split.
 
-A text has one next token; a teacher gives a distribution over the vocabulary, which tells more
-about the language and less about the accident of this text (Hinton et al. 2015, arXiv 1503.02531).
-A few samples of each distribution are stored. Their expectation is the distribution itself, so
-nothing is truncated, and training reads them at almost no cost, whatever the number of teachers.
+A text has one next token. A teacher predicts a distribution over the vocabulary, which carries more
+information about the language (Hinton et al. 2015, arXiv 1503.02531). A few samples of each
+distribution are stored. The samples are unbiased, unlike the most likely tokens alone, and reading
+them costs almost nothing, for any number of teachers.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 ROWS = 64  # windows in one forward pass
-MIN_CONTEXT = 1 / 4  # of a window: the least that a teacher reads before a sampled prediction
+MIN_CONTEXT = 1 / 4  # fraction of a window that precedes every sampled prediction, at least
 
 
 def sample_predictions(
@@ -27,9 +27,9 @@ def sample_predictions(
 
     Args:
         ids: (n,) the train split.
-        context: tokens that the model reads at once, T.
-        samples: samples for each prediction, S.
-        seed: of the random numbers.
+        context: tokens per window, T.
+        samples: samples per prediction, S.
+        seed: seed of the random numbers.
 
     Returns:
         (n, S) of the dtype of ``ids``: row i holds samples of token i, predicted from the T/4 to T
@@ -54,7 +54,7 @@ def sample_predictions(
 
 @torch.no_grad()
 def _next_token_probabilities(model: Any, rows: npt.NDArray[np.integer], last: int) -> Tensor:
-    """After each of the ``last`` tokens of windows (B, T): (B * last, V), float32."""
+    """Probabilities after each of the ``last`` tokens of windows (B, T): (B * last, V), float32."""
     inputs = torch.from_numpy(rows.astype(np.int64)).to(model.device)
     logits = model(input_ids=inputs, use_cache=False, logits_to_keep=last).logits
     return logits.flatten(0, 1).float().softmax(-1)
@@ -63,13 +63,12 @@ def _next_token_probabilities(model: Any, rows: npt.NDArray[np.integer], last: i
 def systematic_samples(probabilities: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """``samples`` draws from each row of ``probabilities`` (N, V), evenly spread: (N, S).
 
-    Draw j of a row is its quantile (j + u) / S, with one random u for each row. So a token of
-    probability p is drawn S·p times on average, and never off by more than one draw. The result is
-    on the CPU.
+    Draw j of a row is its quantile (j + u) / S, with one random u per row. A token of probability p
+    is drawn S·p times on average, and at most one draw more or less. The result is on the CPU.
     """
     cumulative = probabilities.cumsum(-1)
     begin = torch.rand((len(cumulative), 1), generator=generator).to(cumulative.device)
     quantiles = (begin + torch.arange(samples, device=cumulative.device)) / samples
-    # By rounding, a row's sum is not exactly 1.
+    # Rounding: a row's sum is not exactly 1.
     places = torch.searchsorted(cumulative, quantiles * cumulative[:, -1:])
     return places.clamp_(max=cumulative.shape[-1] - 1).cpu()

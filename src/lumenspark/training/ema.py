@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-RAW = "raw."  # prefix in the trainer's state of the weights in training, where the EMA is saved
+RAW = "raw."  # prefix of the unaveraged weights in the trainer state
 
 
 class EMA:
-    """The average of a model's weights over its training; with a decay of 0, nothing at all.
+    """The average of a model's weights during training; disabled by a decay of 0.
 
-    Early steps have a smaller decay, so that the initial weights are forgotten.
+    The decay is smaller in early steps, so that the initial weights have little influence.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class EMA:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Inside, the model holds the averaged weights."""
+        """Set the model to the averaged weights inside the block."""
         self._swap()
         try:
             yield
@@ -37,11 +37,11 @@ class EMA:
             self._swap()
 
     def raw_tensors(self) -> dict[str, Tensor]:
-        """The weights in training, by name; none without an average."""
+        """The unaveraged weights by name; empty without an average."""
         return {RAW + name: p.detach().clone() for name, p in self._parameters.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Take the model's weights as the average, and those of :meth:`raw_tensors` as weights.
+        """Set the average to the model's weights, and the weights to those of :meth:`raw_tensors`.
 
         Returns the rest of ``tensors``.
         """
@@ -56,7 +56,7 @@ class EMA:
         return {RAW + name: tuple(p.shape) for name, p in self._parameters.items()}
 
     def copy_weights(self) -> None:
-        """Take the model's weights as the average."""
+        """Set the average to the model's weights."""
         for name, parameter in self._parameters.items():
             self._averages[name].copy_(parameter.detach())
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 
-class Stopped(Exception):  # noqa: N818 (not an error: it did as asked)
-    """The run was interrupted (Ctrl-C, SIGTERM) and has saved. ``signal`` says by what."""
+class Stopped(Exception):  # noqa: N818 (not an error: the user stopped the run)
+    """The run was interrupted (Ctrl-C, SIGTERM) and has saved. ``signal``: the signal's number."""
 
     def __init__(self, run_id: str, signal_number: int) -> None:
         super().__init__(run_id, signal_number)
@@ -18,14 +18,14 @@ class Stopped(Exception):  # noqa: N818 (not an error: it did as asked)
 
 @dataclass
 class StopRequest:
-    """The signal that asks the run to stop; None until it arrives."""
+    """The signal that stops the run; None until it arrives."""
 
     signal: int | None = None
 
 
 @contextmanager
 def noting_interrupts(request: StopRequest) -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM is noted in ``request``; a second one acts at once."""
+    """Record the first SIGINT or SIGTERM in ``request``; a second one has its usual effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

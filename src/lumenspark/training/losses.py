@@ -10,16 +10,16 @@ from lumenspark.models.fused_cross_entropy import cross_entropy, soft_targets
 
 
 class Loss(Protocol):
-    """Windows (B, T + 1), and teacher samples (B, T, S) if there are any, to a loss in nats."""
+    """A function from windows (B, T + 1) and optional teacher samples (B, T, S) to nats."""
 
     def __call__(self, windows: Tensor, teacher_samples: Tensor | None = None, /) -> Tensor: ...
 
 
 def make_loss(model: Any, device: str, bf16: bool, teacher_weight: float = 0.0) -> Loss:
-    """The mean loss of ``model`` over windows of token ids, which training differentiates.
+    """The training loss: the mean loss of ``model`` over windows of token ids.
 
-    ``teacher_weight``: share of the loss that follows the teacher samples, where they are given.
-    The loss is computed inside the model's own ``forward``, so that ``model`` may be wrapped (DDP).
+    ``teacher_weight``: fraction of the loss on the teacher samples, if there are any. The loss is
+    computed inside the model's ``forward``, so that ``model`` may be wrapped (DDP).
     """
     ours = isinstance(getattr(model, "module", model), LanguageModelMixin)
 

@@ -1,13 +1,13 @@
 """Training throughput, and model FLOPs utilisation (MFU) on this machine.
 
-Counted are the matrix products in the model's definition, forward and backward, with two FLOPs for
-each multiply-add. For a dense decoder that is, per token,
+FLOPs are those of the matrix products in the model's definition, forward and backward, with two
+FLOPs per multiply-add. For a dense decoder this is, per token,
 
     6 * (weights of the linear layers) + 12 * layers * context * width
 
-The tied output layer counts once; embedding lookups are free of FLOPs.
-The second term is attention: queries by keys, and weights by values, over the whole square of the
-context (PaLM, Chowdhery et al. 2022, arXiv 2204.02311, counts the same).
+The tied output layer counts once; embedding lookups have no FLOPs. The second term is attention:
+queries times keys, and weights times values, over all pairs of positions, masked ones included, as
+in PaLM (Chowdhery et al. 2022, arXiv 2204.02311).
 """
 
 import copy
@@ -45,8 +45,8 @@ class Throughput:
 def measure_throughput(trainer: Trainer, rounds: int = 3, steps: int = 20) -> Throughput:
     """Measure whole steps of ``trainer``, optimizers included, and undo them.
 
-    Steps and peak alternate, ``rounds`` times, so that other load slows both alike; medians count.
-    A round has 3 warm-up steps and ``steps`` timed ones.
+    Steps and peak alternate, ``rounds`` times, so that other load affects both. The results are
+    medians. A round has 3 warm-up steps and ``steps`` timed ones.
     """
     recipe = trainer.recipe
     dtype = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32

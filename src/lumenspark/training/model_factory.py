@@ -28,13 +28,13 @@ def new_model(recipe: Recipe, tokenizer: Any, vocab_size: int) -> LanguageModel:
 
 
 def model_of(recipe: Recipe, **tokens: int | None) -> LanguageModel:
-    """A model of the recipe's shape. Raises UserError where memory is too small to train it."""
+    """A model of the recipe's shape. Raises UserError if memory is too small to train it."""
     check_training_fits(recipe, tokens["vocab_size"] or 0)
     return _built(recipe, tokens)
 
 
 def check_training_fits(recipe: Recipe, vocab_size: int) -> None:
-    """Raise UserError where training the recipe needs more memory than there is.
+    """Raise UserError if training the recipe needs more memory than the machine has.
 
     Only models of one and two blocks are built, on the meta device.
     """
@@ -42,20 +42,20 @@ def check_training_fits(recipe: Recipe, vocab_size: int) -> None:
     try:
         one = on_meta(lambda: _built(recipe, tokens, layers=1))
         two = on_meta(lambda: _built(recipe, tokens, layers=2))
-    except RuntimeError as error:  # more numbers in a tensor than torch can count
+    except RuntimeError as error:  # a tensor has more elements than torch can count
         raise UserError(
-            f"the recipe {recipe.name} makes a model that is too large to be counted "
-            f"({first_line(error)}): take smaller numbers"
+            f"the recipe {recipe.name} describes a model that is too large for torch "
+            f"({first_line(error)}): choose smaller values"
         ) from error
     needed = training_bytes(recipe, one, two)
-    fix = "take a smaller model, a shorter context or a smaller batch with more accumulation"
+    fix = "choose a smaller model, a shorter context or a smaller batch with more accumulation"
     check_memory(needed, f"the recipe {recipe.name}", choose_device(recipe.device), fix)
 
 
 def model_to_continue(recipe: Recipe) -> tuple[LanguageModel, Recipe]:
     """The model that ``init_from`` names, and the recipe with its architecture.
 
-    Raises UserError for a model of another family, and where memory is too small to train it.
+    Raises UserError for a model of another family, and if memory is too small to train it.
     """
     model, _ = load(str(recipe.init_from))
     family = recipe.model.family
@@ -67,9 +67,9 @@ def model_to_continue(recipe: Recipe) -> tuple[LanguageModel, Recipe]:
     model.config.dropout = recipe.model.dropout
     check_memory(
         training_bytes(recipe, model),
-        f"going on from {recipe.init_from}",
+        f"training from {recipe.init_from}",
         choose_device(recipe.device),
-        "take a smaller batch with more accumulation",
+        "choose a smaller batch with more accumulation",
     )
     fields = set(asdict(recipe.model)) - {"family"}
     return model, with_overrides(recipe, {f"model.{f}": getattr(model.config, f) for f in fields})

@@ -1,4 +1,4 @@
-"""Muon with all matrices of one shape in one product."""
+"""Muon, with all matrices of one shape in one batched product."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# The quintic iteration of Jordan et al. (2024, kellerjordan.github.io/posts/muon): steep at zero,
-# so that few steps do, and singular values end near 1 rather than at it.
+# The quintic iteration of Jordan et al. (2024, kellerjordan.github.io/posts/muon). It is steep at
+# zero, so that few iterations are enough; singular values end near 1, not at 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -16,20 +16,20 @@ ITERATIONS = 5
 class Muon(Optimizer):
     """As ``torch.optim.Muon`` with Nesterov momentum and the original scaling, but batched.
 
-    A small model's matrices are too small to keep a processor busy one by one: here those of one
-    shape are orthogonalised together, which takes half the time (docs/log.md).
+    The matrices of a small model are too small to use a CPU fully one by one. Matrices of one shape
+    are orthogonalised together, which takes half the time (docs/log.md).
     """
 
     def __init__(
         self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float
     ) -> None:
-        """``params`` are matrices. Weight decay is decoupled: times the learning rate."""
+        """``params`` are matrices. Weight decay is decoupled and scaled by the learning rate."""
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, settings)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step, for the parameters that have a gradient."""
+        """Update the parameters that have a gradient."""
         for group in self.param_groups:
             params = [parameter for parameter in group["params"] if parameter.grad is not None]
             if params:

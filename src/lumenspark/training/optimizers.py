@@ -13,12 +13,12 @@ STATE_OF_ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 
 def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]:
-    """AdamW on everything; or Muon on the blocks' matrices and AdamW on the rest.
+    """AdamW for all parameters; or Muon for the blocks' matrices and AdamW for the rest.
 
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) orthogonalises each matrix's
-    momentum, which makes sense for a map between hidden states, not for a table of embeddings.
-    Only the blocks' matrices have weight decay: it would pull embeddings of rare tokens to zero,
-    and the gains of the norms away from one.
+    momentum. This suits maps between hidden states, not embedding tables. Only the blocks' matrices
+    have weight decay: it would pull the embeddings of rare tokens to zero, and the gains of the
+    norms away from one.
     """
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -43,7 +43,7 @@ def build_optimizers(model: nn.Module, options: OptimOptions) -> list[Optimizer]
 
 
 def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
-    """All state as named tensors, for a file: ``0.17.momentum_buffer``."""
+    """All optimizer state as named tensors, such as ``0.17.momentum_buffer``, for a file."""
     return {
         f"{number}.{index}.{name}": tensor
         for number, optimizer in enumerate(optimizers)
@@ -53,10 +53,9 @@ def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
 
 
 def optimizer_misfit(optimizers: list[Optimizer], shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """Why tensors of these names and ``shapes`` are not these optimizers' state; None if they are.
+    """Why tensors with these ``shapes``, by name, do not fit the optimizers; None if they do.
 
-    A parameter may have no state yet: one that never had a gradient, or all of them before the
-    first step.
+    A parameter may have no state: before the first step, or if it never had a gradient.
     """
     left = dict(shapes)
     for number, optimizer in enumerate(optimizers):
@@ -70,12 +69,12 @@ def optimizer_misfit(optimizers: list[Optimizer], shapes: dict[str, tuple[int, .
             found = {key: left.pop(key) for key in expected if key in left}
             if found and found != expected:
                 wrong = next(key for key in expected if found.get(key) != expected[key])
-                return f"tensor {wrong} is missing, or has another shape than its parameter"
+                return f"tensor {wrong} is missing, or its shape differs from its parameter"
     return f"tensor {shortened(next(iter(left)), LONGEST_QUOTE)} is not expected" if left else None
 
 
 def load_optimizer_tensors(optimizers: list[Optimizer], tensors: dict[str, torch.Tensor]) -> None:
-    """What :func:`optimizer_tensors` gave, back into optimizers of the same parameters."""
+    """Load the result of :func:`optimizer_tensors` into optimizers of the same parameters."""
     for number, optimizer in enumerate(optimizers):
         content = optimizer.state_dict()
         content["state"] = {}
@@ -87,5 +86,5 @@ def load_optimizer_tensors(optimizers: list[Optimizer], tensors: dict[str, torch
 
 
 def _fused(parameters: list[nn.Parameter]) -> bool:
-    """torch has one-kernel AdamW for these devices."""
+    """Whether torch has a fused AdamW for the device."""
     return parameters[0].device.type in {"cpu", "cuda"}

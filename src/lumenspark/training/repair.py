@@ -1,4 +1,4 @@
-"""Repair of a run's side files, and disk errors as sentences."""
+"""Repair of a run's side files, and conversion of disk errors to UserError."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -15,18 +15,18 @@ MADE_AT_THE_END = ("evaluation.json", "loss.svg", "README.md", "inspect.html")
 
 
 def repair_side_files(run: Run, environment: Mapping[str, Any]) -> Iterator[str]:
-    """Set damaged files of a run aside, before they could end its training. Yields what was wrong.
+    """Set damaged files of a run aside, so that they cannot stop its training. Yields the problems.
 
-    ``environment``: what environment.json would hold if the run began now.
+    ``environment``: the content of environment.json if the run started now.
     """
     problem = mend_environment(run, environment)
     if problem is not None:
         yield problem
     if (problem := run.metrics_problem()) is not None:
-        yield f"{problem}: passed over"
+        yield f"{problem}: skipped"
     for file in (run.path / made for made in MADE_AT_THE_END):
         if os.path.lexists(file) and not file.is_file():
-            yield f"{file} is no file: kept as {set_aside(file).name}"
+            yield f"{file} is not a file: kept as {set_aside(file).name}"
     try:
         read_evaluations(run.path)
     except UserError as error:
@@ -35,15 +35,15 @@ def repair_side_files(run: Run, environment: Mapping[str, Any]) -> Iterator[str]
 
 @contextmanager
 def explaining_disk_errors(command: str) -> Iterator[None]:
-    """Inside, a disk that refuses (full, read-only) raises a UserError that names ``command``.
+    """Convert an OSError of the block (disk full, read-only) to a UserError.
 
-    That is the command that resumes the run.
+    The message names ``command``, which resumes the run.
     """
     try:
         yield
     except OSError as error:
         name, reason = error.filename or "the disk", error.strerror or first_line(error)
         raise UserError(
-            f"{name}: {reason}; nothing that was saved is lost: make room there, or make it "
-            f"writable, and go on with `{command}`"
+            f"{name}: {reason}; all saved files are intact: free some space there, or make it "
+            f"writable, and continue with `{command}`"
         ) from error

@@ -1,4 +1,4 @@
-"""What belongs to one run of a trainer: its directory, state, metrics, tracker and clock."""
+"""The session of a trainer: run directory, state, metrics, tracker and clock."""
 
 import time
 from dataclasses import replace
@@ -16,7 +16,7 @@ from lumenspark.training.trackers import Tracker, open_tracker
 
 
 class Session:
-    """A trainer at work on ``run``, from ``state`` on. A context manager: it closes its files."""
+    """A training of ``run``, starting at ``state``. A context manager, which closes the files."""
 
     def __init__(self, run: Run, recipe: Recipe, state: State, reporter: Reporter) -> None:
         self.run = run
@@ -43,7 +43,7 @@ class Session:
         state, file = self.state, self.run.metrics_file
         if not self._metrics.cut(state.metrics_size, state.step):
             self.reporter.say(
-                f"{file} is not what it was at step {state.step}: the curves will have gaps"
+                f"{file} was changed after step {state.step}: the curves will have gaps"
             )
         self._tracker = open_tracker(self.recipe.train.tracker, self.run.path, self.recipe)
 
@@ -56,11 +56,11 @@ class Session:
             tracker.finish()
         except Exception as error:
             name = self.recipe.train.tracker
-            self.reporter.say(f"{name} did not end well: {first_line(error)}")
+            self.reporter.say(f"{name} failed to finish: {first_line(error)}")
 
     @property
     def seconds(self) -> float:
-        """Time spent training so far, validation and saving and earlier sessions included."""
+        """Training time so far, including validation, saving and earlier sessions."""
         return round(time.monotonic() - self._started, 3)
 
     @property
@@ -69,7 +69,7 @@ class Session:
         return patience is not None and self.state.validations_without_gain >= patience
 
     def count_step(self, result: StepResult, seconds: float) -> None:
-        """Enter a step that was taken."""
+        """Count a finished step."""
         self.last_step = result
         self.state.step += 1
         self.state.loss_sum += result.loss
@@ -95,27 +95,27 @@ class Session:
         self.reporter.step(state.step, steps, metrics)
 
     def write(self, metrics: dict[str, Any]) -> None:
-        """Metrics of the current step, to metrics.jsonl and to the tracker."""
+        """Write metrics of the current step to metrics.jsonl and to the tracker."""
         step = self.state.step
         self._metrics.write({"step": step, "tokens": step * self.recipe.tokens_per_step, **metrics})
         if self._tracker is None:
             return
         try:
             self._tracker.log(metrics, step)
-        except Exception as error:  # no training ends because of a tracker
+        except Exception as error:  # a tracker must not stop the training
             self._tracker = None
             self.reporter.say(
-                f"{self.recipe.train.tracker} gets no more metrics, since it failed "
-                f"({first_line(error)}); all of them go to {self.run.metrics_file}"
+                f"{self.recipe.train.tracker} failed and receives no more metrics "
+                f"({first_line(error)}); {self.run.metrics_file} has all of them"
             )
 
     def note_progress(self) -> None:
-        """Enter the size of metrics.jsonl and the time into the state, which is to be saved."""
+        """Store the size of metrics.jsonl and the time in the state, before it is saved."""
         self.state.metrics_size = self._metrics.size()
         self.state.seconds = self.seconds
 
     def note_saved(self) -> None:
-        """A checkpoint holds everything so far."""
+        """Mark all events as saved in a checkpoint."""
         self._unsaved_events.clear()
 
     def write_sample(self, prompt: str, text: str) -> None:
@@ -124,14 +124,14 @@ class Session:
         self.write_event({"step": step, "event": "sample", "prompt": prompt, "text": text})
 
     def write_event(self, event: dict[str, Any]) -> None:
-        """Something that happened to the run; unlike metrics it outlives a rollback."""
+        """Write an event of the run; unlike metrics, it is kept in a rollback."""
         self._metrics.write(event)
         self._unsaved_events.append(event)
 
     def go_back(self, restored: State, lr_scale: float) -> None:
         """Continue from the ``restored`` state at ``lr_scale``: later metrics are deleted.
 
-        ``best`` and patience stay, since they count the validations of the whole run.
+        ``best`` and patience are kept, since they count the validations of the whole run.
         """
         failed = self.state
         self.state = replace(

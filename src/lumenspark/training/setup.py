@@ -26,7 +26,7 @@ from lumenspark.training.trackers import tracker_module
 
 
 class Recorder(Protocol):
-    """Inspects the model around a step, without changing it."""
+    """Inspects the model before and after a step, without changing it."""
 
     def before_step(self) -> None: ...
 
@@ -35,10 +35,10 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a trainer works with. In its recipe nothing says ``auto``.
+    """The inputs of a trainer. In its recipe, every ``auto`` is resolved.
 
-    ``loss`` is compiled where the recipe says so. ``recorder`` inspects the model every
-    ``inspect.every`` steps, if that is not 0.
+    ``loss`` is compiled if the recipe says so. ``recorder`` inspects the model every
+    ``inspect.every`` steps; None if that is 0.
     """
 
     recipe: Recipe
@@ -51,13 +51,13 @@ class Setup:
 
 
 def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
-    """Open the corpus, prepare its tokens, and make the model. Raises UserError as these do."""
+    """Open the corpus, prepare its tokens and create the model. Raises UserError if one fails."""
     quiet_transformers()
     recipe = resolve(recipe)
     prepare_process(recipe.device, recipe.train.threads, cache_folder())
     if recipe.train.tracker != "none":
         tracker_module(recipe.train.tracker)
-    if not recipe.init_from:  # before any text is read: with the smallest vocabulary
+    if not recipe.init_from:  # before reading text, with the smallest vocabulary
         check_training_fits(recipe, SMALLEST)
     corpus = open_recipe_corpus(recipe, reporter.say)
     recipe = with_corpus(recipe, corpus)
@@ -82,7 +82,7 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
 
 
 def _model_and_tokenizer(recipe: Recipe, tokens: PreparedTokens) -> tuple[Any, Any, Recipe]:
-    """With the recipe, which takes over the architecture of ``init_from``."""
+    """Model, tokenizer, and the recipe, with the architecture of ``init_from`` if it is set."""
     if recipe.init_from:
         tokenizer = load_tokenizer(recipe.init_from)
         model, recipe = model_to_continue(recipe)
@@ -97,7 +97,7 @@ def _model_and_tokenizer(recipe: Recipe, tokens: PreparedTokens) -> tuple[Any, A
 def _loss(
     recipe: Recipe, model: Any, tokens: PreparedTokens, reporter: Reporter
 ) -> tuple[Loss, bool]:
-    """The loss, and whether it is compiled: where that pays off and works."""
+    """The loss, and whether it is compiled: if this saves time and the compiler works."""
     asked = recipe.train.compile
     seconds = parse_duration(recipe.budget) if recipe.budget else None
     compiled, why = choose_compile(asked, recipe.device, seconds, recipe.train.steps)
@@ -110,16 +110,16 @@ def _loss(
     try:
         with reporter.working(why):
             return _compiled(loss, model, batches.token_ids(0)[0]), True
-    except Exception as error:  # a compiler can fail in any way; the run need not
+    except Exception as error:  # compilers raise any exception; the run can continue
         reason = first_line(error)
         if asked == "on":
             raise UserError(f"torch.compile failed: {reason}; use train.compile off") from error
-        reporter.say(f"torch.compile failed, so the run goes on without it: {reason}")
+        reporter.say(f"torch.compile failed, so the run continues without it: {reason}")
         return loss, False
 
 
 def _compiled(loss: Loss, model: Any, windows: Tensor) -> Loss:
-    """Compile and try ``loss`` on ``windows`` (B, T + 1). Raises whatever a compiler raises."""
+    """Compile and try ``loss`` on ``windows`` (B, T + 1). Raises any exception."""
     compiled: Loss = torch.compile(loss)
     model.train()
     compiled(windows).backward()

@@ -1,5 +1,6 @@
-"""One optimizer step: forward, backward, gradient clipping, update. Training and fine-tuning
-after compression share it.
+"""One optimizer step: forward, backward, gradient clipping, update.
+
+Training and fine-tuning after compression share it.
 """
 
 import math
@@ -35,8 +36,8 @@ def optimizer_step(
 ) -> StepResult:
     """Accumulate the gradient of the mean loss over ``micro_batches`` and update the weights.
 
-    A micro-batch is what ``loss_of`` takes: windows (B, T + 1) and teacher samples or None. Where
-    the loss or the gradient is not finite, the weights are left unchanged.
+    A micro-batch has the arguments of ``loss_of``: windows (B, T + 1), and teacher samples or None.
+    A non-finite loss or gradient leaves the weights unchanged.
     """
     parameters = list(parameters)
     for parameter in parameters:
@@ -55,5 +56,5 @@ def optimizer_step(
 
 
 def step_seed(seed: int, step: int) -> int:
-    """The seed of one step's random numbers (dropout): a resumed run draws the same ones."""
+    """The seed of a step's random numbers (dropout), the same in a resumed run."""
     return (seed << 32) + step

@@ -1,4 +1,4 @@
-"""The teachers of a run: trained first, each in a run directory below it, then sampled."""
+"""The teachers of a run: trained first, each in its own run directory, then sampled."""
 
 import os
 import time
@@ -20,17 +20,17 @@ from lumenspark.training.model_factory import new_model
 from lumenspark.training.setup import Setup
 from lumenspark.training.trainer import Trainer
 
-TIMED_TOKENS = 16_384  # a second of sampling, or less
+TIMED_TOKENS = 16_384  # at most a second of sampling
 
 
 def train_teachers(setup: Setup, run: Run, reporter: Reporter) -> Ids:
     """Train the teachers of ``run`` and sample their predictions of the train split.
 
-    Teachers that the run has already are not trained again, and an interrupted one is resumed. All
-    of them use the module of ``setup.model`` in turn, so that nothing is compiled twice; it has its
-    own weights again afterwards.
+    Finished teachers are not trained again, and an interrupted one is resumed. All teachers use the
+    module of ``setup.model`` in turn, so that nothing is compiled twice; its own weights are
+    restored afterwards.
 
-    Returns (n, teachers * samples). Raises Stopped, in the name of ``run``, when interrupted.
+    Returns (n, teachers * samples). Raises Stopped with the id of ``run`` when interrupted.
     """
     first_weights = deepcopy(setup.model.state_dict())
     sampled = []
@@ -84,7 +84,7 @@ def _train(trainer: Trainer, run: Run) -> None:
     if not os.path.lexists(run.path):
         make_run(run.path, trainer.recipe)
     session = trainer.resume(run) if run.has_checkpoints() else trainer.train(run)
-    if session.stop.signal is not None:  # it arrived during the last step
+    if session.stop.signal is not None:  # during the last step
         raise Stopped(run.id, session.stop.signal)
 
 

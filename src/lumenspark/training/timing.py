@@ -1,4 +1,4 @@
-"""How long parts of a training take here: measured on the trainer itself, and undone."""
+"""Times of the parts of a training on this machine, measured on the trainer and undone."""
 
 import time
 
@@ -7,7 +7,7 @@ from lumenspark.training.trainer import Trainer
 
 
 def seconds_per_step(trainer: Trainer, warmup: int = 3, timed: int = 20) -> float:
-    """The median of ``timed`` optimizer steps. Weights and optimizers are left as before."""
+    """Median time of ``timed`` optimizer steps, in seconds. Weights and optimizers are restored."""
     before = [parameter.detach().clone() for parameter in trainer.parameters]
     trainer.model.train()
     times = []
@@ -23,14 +23,14 @@ def seconds_per_step(trainer: Trainer, warmup: int = 3, timed: int = 20) -> floa
 
 
 def seconds_per_validation(trainer: Trainer) -> float:
-    """One validation."""
+    """Time of one validation, in seconds."""
     started = time.perf_counter()
     trainer.validation_loss()
     return time.perf_counter() - started
 
 
 def seconds_per_record(trainer: Trainer) -> float:
-    """One record of the model's internals; 0 where none is asked for."""
+    """Time of one record of the model's internals, in seconds; 0 without a recorder."""
     if trainer.recorder is None:
         return 0.0
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Trackers: other places for a run's metrics, each an optional extra."""
+"""Experiment trackers, which receive a run's metrics; each is an optional extra."""
 
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +9,7 @@ from lumenspark.recipe import Recipe
 
 
 class Tracker(Protocol):
-    """Somewhere else that metrics go."""
+    """A receiver of metrics."""
 
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
@@ -17,7 +17,7 @@ class Tracker(Protocol):
 
 
 def tracker_module(name: str) -> Any:
-    """The package behind a tracker. Raises UserError where it is not installed."""
+    """The package behind a tracker. Raises UserError if it is not installed."""
     try:
         return import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
@@ -27,7 +27,7 @@ def tracker_module(name: str) -> Any:
 
 
 def open_tracker(name: str, run_path: Path, recipe: Recipe) -> Tracker | None:
-    """The tracker of that name, None for ``none``. Raises UserError where it does not start."""
+    """The tracker of that name; None for ``none``. Raises UserError if it does not start."""
     if name == "none":
         return None
     module = tracker_module(name)
@@ -35,7 +35,7 @@ def open_tracker(name: str, run_path: Path, recipe: Recipe) -> Tracker | None:
         if name == "tensorboard":
             return _TensorBoard(module.SummaryWriter(str(run_path / "tensorboard")))
         return _Session(module.init(project=recipe.name, name=run_path.name))
-    except Exception as error:  # a server out of reach, a missing login, a name it does not take
+    except Exception as error:  # server unreachable, login missing, name rejected
         raise UserError(
             f"train.tracker {name} does not start ({first_line(error)}): set it up, or set "
             "train.tracker to none"
@@ -55,7 +55,7 @@ class _TensorBoard:
 
 
 class _Session:
-    """wandb's run, and trackio's, which has the same face."""
+    """A run of wandb or of trackio, which has the same interface."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
