@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,11 +169,32 @@ def test_recipes_lists_sizes_and_times(call: Callable[..., str]) -> None:
     printed = call("recipes")
     (line,) = (line for line in printed.splitlines() if line.split()[:1] == ["lumiere-1m"])
     assert "1,053,824" in line
-    assert "min" in line
+    assert "4m (its budget)" in line
     for name in recipe_names():
         (parameters,) = (line.split()[2] for line in printed.splitlines() if f" {name} " in line)
         preset = resources.files("lumenspark") / "recipes" / f"{name}.yaml"
         assert f"{parameters} parameters" in preset.read_text("utf-8"), "its comment is true"
+
+
+def test_recipes_measures_on_request_and_keeps_the_result(
+    call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_of_tiny(*arguments: str) -> str:
+        (line,) = (line for line in call("recipes", *arguments).splitlines() if "-tiny " in line)
+        return line.split(" 32 ")[-1].strip()
+
+    monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path))
+    assert time_of_tiny() == "300 steps"
+    measured = time_of_tiny("--measure")
+    assert re.fullmatch(r"300 steps: \d+\.\d min here, measured on \d{4}-\d\d-\d\d", measured)
+    assert time_of_tiny() == measured
+    monkeypatch.setenv("OMP_NUM_THREADS", "77")  # as on another machine
+    assert time_of_tiny() == "300 steps"
+    monkeypatch.undo()
+    monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path))
+    for file in tmp_path.rglob("times/*.json"):
+        file.write_text('{"seconds": "many"}')
+    assert time_of_tiny() == "300 steps"
 
 
 def test_a_dry_run_measures_and_leaves_nothing(

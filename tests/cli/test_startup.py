@@ -41,8 +41,9 @@ def test_help_of_a_command_imports_no_torch(command: str) -> None:
     assert imported(command, "--help") <= {"pydantic"}
 
 
-def test_runs_imports_no_torch(trained: Path) -> None:
+def test_lists_import_no_torch(trained: Path) -> None:
     assert imported("runs") <= {"pydantic"}
+    assert imported("recipes") <= {"pydantic"}
 
 
 def test_the_card_of_a_run_imports_no_torch(trained: Path) -> None:

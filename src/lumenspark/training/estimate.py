@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lumenspark.device import attention_for, choose_device, choose_precision
-from lumenspark.recipe import Recipe, parse_duration
+from lumenspark.recipe import Recipe
 from lumenspark.reporter import Reporter
 from lumenspark.training.budget import fit_budget
 from lumenspark.training.losses import make_loss
@@ -52,16 +52,13 @@ def estimate(recipe: Recipe, reporter: Reporter | None = None) -> Estimate:
     )
 
 
-def quick_estimate(recipe: Recipe) -> tuple[int, float]:
-    """Parameters, and seconds of training here: the budget, or timed by one forward and backward.
+def quick_estimate(recipe: Recipe) -> float:
+    """Seconds of training ``recipe.train.steps`` here, from one forward and backward pass.
 
     No text is read: windows are random, and the vocabulary has the size that the recipe names.
     """
     context = recipe.model.context
     model = model_of(recipe, vocab_size=recipe.tokenizer.vocab_size, **NO_TOKENS)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    if recipe.budget:
-        return parameters, parse_duration(recipe.budget)
     device = choose_device(recipe.device)
     precision = choose_precision(recipe.train.precision, device)
     model.to(device).train().set_attn_implementation(attention_for(device, context))
@@ -76,7 +73,7 @@ def quick_estimate(recipe: Recipe) -> tuple[int, float]:
             torch.cuda.synchronize()
         seconds = time.monotonic() - began
     steps = recipe.train.steps + recipe.distill.teachers * recipe.distill.steps
-    return parameters, seconds * recipe.train.gradient_accumulation_steps * steps
+    return seconds * recipe.train.gradient_accumulation_steps * steps
 
 
 def peak_memory(device: str) -> int:
