@@ -171,7 +171,9 @@ def test_recipes_lists_sizes_and_times(call: Callable[..., str]) -> None:
     assert "1,053,824" in line
     assert "4m (its budget)" in line
     for name in recipe_names():
-        (parameters,) = (line.split()[2] for line in printed.splitlines() if f" {name} " in line)
+        (parameters,) = (
+            line.split()[2] for line in printed.splitlines() if line.startswith(f"{name} ")
+        )
         preset = resources.files("lumenspark") / "recipes" / f"{name}.yaml"
         assert f"{parameters} parameters" in preset.read_text("utf-8"), "its comment is true"
 
@@ -179,22 +181,29 @@ def test_recipes_lists_sizes_and_times(call: Callable[..., str]) -> None:
 def test_recipes_measures_on_request_and_keeps_the_result(
     call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def time_of_tiny(*arguments: str) -> str:
-        (line,) = (line for line in call("recipes", *arguments).splitlines() if "-tiny " in line)
-        return line.split(" 32 ")[-1].strip()
+    def tiny(*arguments: str) -> tuple[str, str]:
+        """The time of lumiere-tiny, and the line below the table."""
+        lines = call("recipes", *arguments).splitlines()
+        (line,) = (line for line in lines if "lumiere-tiny " in line)
+        return line.split(" 32 ")[-1].strip(), lines[-2]
 
     monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path))
-    assert time_of_tiny() == "300 steps"
-    measured = time_of_tiny("--measure")
-    assert re.fullmatch(r"300 steps: \d+\.\d min here, measured on \d{4}-\d\d-\d\d", measured)
-    assert time_of_tiny() == measured
-    monkeypatch.setenv("OMP_NUM_THREADS", "77")  # as on another machine
-    assert time_of_tiny() == "300 steps"
-    monkeypatch.undo()
-    monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path))
+    assert tiny() == (
+        "300 steps",
+        "--measure measures the time of a number of steps here, and keeps it",
+    )
+    time, legend = tiny("--measure")
+    assert re.fullmatch(r"300 steps, \d+\.\d min", time)
+    assert re.fullmatch(
+        r"minutes: measured here on \d{4}-\d\d-\d\d; --measure measures again", legend
+    )
+    assert tiny() == (time, legend)
+    with monkeypatch.context() as another:  # machine
+        another.setenv("OMP_NUM_THREADS", "77")
+        assert tiny()[0] == "300 steps"
     for file in tmp_path.rglob("times/*.json"):
         file.write_text('{"seconds": "many"}')
-    assert time_of_tiny() == "300 steps"
+    assert tiny()[0] == "300 steps"
 
 
 def test_a_dry_run_measures_and_leaves_nothing(

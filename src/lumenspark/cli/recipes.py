@@ -7,6 +7,7 @@ from lumenspark.cli.parsing import parse
 
 if TYPE_CHECKING:
     from lumenspark.recipe import Recipe
+    from lumenspark.training.measured_time import MeasuredTime
 
 
 @dataclass
@@ -23,31 +24,34 @@ def main(arguments: list[str]) -> None:
     from rich.table import Table
 
     from lumenspark.recipe import load_recipe, recipe_names
+    from lumenspark.training.measured_time import kept_time, measure_time
     from lumenspark.training.parameter_count import parameters_of
 
-    table = Table(box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("recipe", "data", "parameters", "context", "time"):
         numbers = name in {"parameters", "context"}
         table.add_column(name, justify="right" if numbers else "left", no_wrap=True)
+    dates = set()
     for name in recipe_names():
         recipe = load_recipe(name)
-        parameters = f"{parameters_of(recipe):,}"
-        time = _time(recipe, options.measure)
-        table.add_row(name, recipe.data, parameters, str(recipe.model.context), time)
+        measured = None
+        if not recipe.budget:
+            measured = measure_time(recipe) if options.measure else kept_time(recipe)
+        if measured is not None:
+            dates.add(measured.date)
+        parameters, context = f"{parameters_of(recipe):,}", str(recipe.model.context)
+        table.add_row(name, recipe.data, parameters, context, _time(recipe, measured))
     Console(highlight=False).print(table)
-    if not options.measure:
-        print("--measure measures the time of recipes with a number of steps here, and keeps it")
+    if dates:
+        print(f"minutes: measured here on {', '.join(sorted(dates))}; --measure measures again")
+    else:
+        print("--measure measures the time of a number of steps here, and keeps it")
     print("lumenspark train RECIPE --dry-run measures one recipe on its text")
 
 
-def _time(recipe: "Recipe", measure: bool) -> str:
+def _time(recipe: "Recipe", measured: "MeasuredTime | None") -> str:
     """The budget, or the steps and the time that was measured for them here."""
-    from lumenspark.training.measured_time import kept_time, measure_time
-
     if recipe.budget:
         return f"{recipe.budget} (its budget)"
     steps = f"{recipe.train.steps:,} steps"
-    measured = measure_time(recipe) if measure else kept_time(recipe)
-    if measured is None:
-        return steps
-    return f"{steps}: {measured.seconds / 60:.1f} min here, measured on {measured.date}"
+    return steps if measured is None else f"{steps}, {measured.seconds / 60:.1f} min"

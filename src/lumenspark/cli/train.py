@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from lumenspark.training.estimate import estimate
 
     if dry_run:
-        print_estimate(estimate(recipe))
+        print_estimate(estimate(recipe, started=started))
         return 0
     from lumenspark.cli.stopping import exit_when_stopped
 
@@ -35,16 +35,27 @@ def print_estimate(estimate: "Estimate") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    epochs = estimate.tokens_seen / estimate.train_tokens
+    recipe = estimate.recipe
+    seen = recipe.train.steps * recipe.tokens_per_step
+    distill = recipe.distill
+    rows = {
+        "parameters": f"{estimate.parameters:,}",
+        "vocabulary": f"{estimate.vocab_size:,}",
+        "train split": f"{estimate.train_tokens:,} tokens",
+        "set-up": f"{estimate.set_up:.0f} s",
+    }
+    if distill.teachers:
+        rows["teachers"] = (
+            f"{distill.teachers}, each {distill.steps:,} steps; sampling {estimate.sampling:.0f} s"
+        )
+    rows |= {
+        "steps": f"{recipe.train.steps:,} of {estimate.seconds_per_step * 1000:.0f} ms",
+        "tokens seen": f"{seen:,} ({seen / estimate.train_tokens:.1f} epochs)",
+        "whole time": f"{estimate.seconds / 60:.1f} min"
+        + (f", of a budget of {recipe.budget}" if recipe.budget else ""),
+        "memory": f"at least {estimate.memory / 2**20:,.0f} MiB",
+    }
     table = Table(show_header=False, box=None)
-    for name, value in (
-        ("parameters", f"{estimate.parameters:,}"),
-        ("vocabulary", f"{estimate.vocab_size:,}"),
-        ("train split", f"{estimate.train_tokens:,} tokens"),
-        ("steps", f"{estimate.steps:,} of {estimate.seconds_per_step * 1000:.0f} ms"),
-        ("tokens seen", f"{estimate.tokens_seen:,} ({epochs:.1f} epochs)"),
-        ("training time", f"{estimate.seconds / 60:.1f} min"),
-        ("memory", f"{estimate.memory / 2**20:,.0f} MiB"),
-    ):
+    for name, value in rows.items():
         table.add_row(name, value)
     Console(highlight=False).print(table)
