@@ -184,6 +184,10 @@ def test_finetuning_that_leads_nowhere() -> None:
             "is not a run, so it names no text: give --data",
         ),
         (
+            ["--rank", "4", "--data", "{text}", "--finetune", "5"],
+            "finetune: a time of 5 what: write 5s, 5m or 5h",
+        ),
+        (
             ["--rank", "4", "--data", "{text}", "--finetune", "soon"],
             "finetune: a budget is a time such as",
         ),
