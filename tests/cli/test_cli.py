@@ -156,8 +156,37 @@ def test_runs_lists_figures(trained: Path, call: Callable[..., str]) -> None:
     line = next(line for line in call("runs").splitlines() if trained.name in line)
     assert "lumiere-tiny" in line
     assert "12/12" in line
-    card = next(entry for entry in _evaluations(trained) if entry["protocol"] == "card")
-    assert f"{card['loss']:.4f}" in line
+    test = next(entry for entry in _evaluations(trained) if entry["protocol"] == "strided")
+    assert f"{test['bits_per_byte']:.4f} {test['loss']:.4f}" in line
+
+
+def test_runs_compare_by_bits_per_byte(copied: Path, call: Callable[..., str]) -> None:
+    """Losses per token of two vocabularies do not compare: the smaller one has the lower loss."""
+    worse = shutil.copytree(copied, copied.parent / "aaaaaaaa")
+    entries = _evaluations(worse)
+    for entry in entries:
+        if entry["protocol"] == "strided":
+            entry |= {"bits_per_byte": entry["bits_per_byte"] + 1, "loss": 1.0, "perplexity": 2.7}
+    (worse / "evaluation.json").write_text(json.dumps({"evaluations": entries}))
+    without = shutil.copytree(copied, copied.parent / "bbbbbbbb")
+    (without / "evaluation.json").unlink()
+    header, *lines = call("runs", "--best").splitlines()
+    assert header.split()[3:6] == ["steps", "bits/byte", "loss"]
+    assert [line.split()[0] for line in lines if "lumiere" in line] == [
+        copied.name,
+        "aaaaaaaa",
+        "bbbbbbbb",
+    ]
+
+
+def test_an_evaluation_on_another_text_leaves_the_list_as_it_is(
+    copied: Path, call: Callable[..., str], tmp_path: Path
+) -> None:
+    before = call("runs")
+    (tmp_path / "other.txt").write_text("Quite another text, in a few words. " * 200)
+    call("evaluate", copied.name, "--data", tmp_path / "other.txt", "--split", "train")
+    assert len(_evaluations(copied)) == 3
+    assert call("runs") == before
 
 
 def test_no_runs(call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
