@@ -4,11 +4,12 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,38 @@ def test_help_fits_a_screen_and_names_every_command(call: Callable[..., str]) ->
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
     assert all(any(line.split()[:1] == [command] for line in lines) for command in COMMANDS)
+
+
+def test_the_first_commands_work_as_they_are_printed(call: Callable[..., str]) -> None:
+    """And the program alone prints them."""
+    assert call() == call("--help")
+    lines = [line.strip() for line in call().splitlines()]
+    first = [re.split(r"  +", line)[0] for line in lines if line.startswith("lumenspark ")]
+    assert len(first) >= 4
+    for command in first:
+        _, verb, *arguments = shlex.split(command)
+        module = import_module(f"lumenspark.cli.{verb}")
+        if hasattr(module, "parse_recipe"):
+            module.parse_recipe(verb, "", arguments)
+        else:
+            module.parse(module.Arguments, verb, arguments)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "prepare"])
+def test_help_has_the_common_options_first(
+    command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    panel = next(
+        number for number, line in enumerate(lines) if re.fullmatch(r"\W*options\W*", line)
+    )
+    first = [line.split()[0] for line in lines[:panel] if line.startswith("--")]
+    common = ["--data", "--budget", "--train.steps", "--size", "--seed", "--device"]
+    assert [option for option in first if option in common] == common
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -19,18 +19,18 @@ COMMANDS = {
     "runs": "list runs and their results",
     "recipes": "list the built-in recipes",
     "record": "rerun a record of docs/records.md and compare",
+    "completion": "print a script for completion in bash, zsh or fish",
 }
 
 HELP = """usage: lumenspark COMMAND [ARGUMENTS]      (lumenspark COMMAND --help for its options)
 
 {commands}
 
-A model is a folder, a run id or a unique prefix of one, latest, or a hub id.
-
-  lumenspark train lumiere-1m                        four minutes, on Python's own documentation
-  lumenspark train lumiere-1m --data my-folder --budget 20m
-  lumenspark generate latest "The film was"
-
+First commands (a model: a folder, a run id or its first letters, latest, or a hub id):
+  lumenspark train --budget 4m                      on the documentation of Python
+  lumenspark generate latest "The list"
+  lumenspark train --data my-folder --budget 20m    --dry-run estimates time and memory
+  lumenspark runs --best
 --version prints the version; --debug shows the traceback of an error."""
 
 

@@ -8,16 +8,18 @@ from lumenspark.cli.parsing import parse_recipe
 if TYPE_CHECKING:
     from lumenspark.training.estimate import Estimate
 
+ABOUT = """Train a model, evaluate its best checkpoint, write loss curve and model card.
+--dry-run           estimate time and memory in seconds, without training"""
+EXAMPLES = """$ lumenspark train lumiere-1m --data my-folder --budget 20m
+$ lumenspark train lumiere-1m --size 3m --budget 1h --dry-run
+$ lumenspark train my-recipe.yaml --train.steps 500 --optim.muon-lr 0.01"""
+
 
 def main(arguments: list[str]) -> int:
     started = time.monotonic()
-    about = (
-        "Train a model from a recipe, evaluate its best checkpoint, write loss curve and model "
-        "card.\n\n--dry-run prints an estimate of time and memory without training."
-    )
     dry_run = "--dry-run" in arguments
     arguments = [argument for argument in arguments if argument != "--dry-run"]
-    recipe = parse_recipe("train", about, arguments)
+    recipe = parse_recipe("train", ABOUT, arguments, EXAMPLES)
     from lumenspark.pipeline import train
     from lumenspark.training.estimate import estimate
 
