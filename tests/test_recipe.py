@@ -16,6 +16,7 @@ from lumenspark.recipe import (
     recipe_names,
     with_overrides,
 )
+from lumenspark.runs.run import Run
 
 
 def test_an_earlier_name_is_refused_with_the_current_one() -> None:
@@ -76,9 +77,21 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "wrong.yaml"))
 
 
-def test_a_budget_in_seconds_needs_no_quotes(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("budget: 300")
-    assert load_recipe(str(tmp_path / "mine.yaml")).budget == "300"
+@pytest.mark.parametrize("written", ["5", "'5'", "5.0"])
+def test_a_budget_without_a_unit_is_refused(tmp_path: Path, written: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"budget: {written}")
+    number = written.strip("'")
+    with pytest.raises(UserError, match=f"of {number} what: write {number}s, {number}m or"):
+        load_recipe(str(tmp_path / "mine.yaml"))
+    with pytest.raises(UserError, match="of 5 what: write 5s, 5m or 5h"):
+        with_overrides(Recipe(), {"budget": "5"})
+
+
+def test_a_run_with_a_budget_without_a_unit_still_reads(tmp_path: Path) -> None:
+    """Earlier versions took it for seconds."""
+    recipe = dump_recipe(Recipe(budget="300s")).replace("300s", "'300'")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert Run(tmp_path).recipe().budget == "300s"
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
@@ -104,7 +117,7 @@ def test_naming_the_steps_drops_a_presets_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1.5h", 5400), ("300", 300)]
+    ("text", "seconds"), [("90s", 90), ("5m", 300), ("1.5h", 5400), ("300 s", 300)]
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds

@@ -3,6 +3,7 @@
 Applied to files of runs only, not to recipes written by users.
 """
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -21,8 +22,15 @@ TRAINER_STATE = {"rate": "lr_scale"}
 
 
 def with_current_keys(recipe: Any) -> Any:
-    """The content of a run's recipe.yaml, with earlier keys renamed."""
-    return _renamed_sections(recipe, RECIPE_KEYS)
+    """The content of a run's recipe.yaml, with earlier keys renamed.
+
+    A budget without a unit was a number of seconds.
+    """
+    content = _renamed_sections(recipe, RECIPE_KEYS)
+    budget = content.get("budget") if isinstance(content, Mapping) else None
+    if isinstance(budget, str) and re.fullmatch(r"\d+(\.\d+)?", budget.strip()):
+        content["budget"] = f"{budget.strip()}s"
+    return content
 
 
 def with_earlier_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:

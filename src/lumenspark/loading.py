@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lumenspark.errors import UserError, quoted, reading
 from lumenspark.hub import fetch, split_revision
 from lumenspark.memory import (
@@ -235,12 +233,14 @@ def _unexpected(model: Any, names: Any, config: dict[str, Any]) -> list[str]:
     return sorted(name for name in names if name not in buffers and not computed.search(name))
 
 
-@torch.no_grad()
 def _probe(model: Any) -> None:
     """Run a few tokens, which detects errors in config.json."""
+    import torch
+
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % vocabulary
-    logits = model(input_ids=ids).logits
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
     if logits.shape[:2] != ids.shape:
         raise ValueError(
             f"its logits have the shape {tuple(logits.shape)} for {PROBE_TOKENS} tokens"
@@ -251,6 +251,8 @@ def _probe(model: Any) -> None:
 
 def check_generation(model: Any, tokenizer: Any) -> None:
     """Raise UserError if generation fails with the folder's generation_config.json."""
+    import torch
+
     file = f"{model.name_or_path}/{GENERATION}"
     ids = torch.tensor([tokenizer("a")["input_ids"][-1:] or [0]], device=model.device)
     with quiet(), reading(file, "correct it, or delete it"):

@@ -315,7 +315,7 @@ def recipe_from(content: Any, source: str) -> Recipe:
     _check_keys(content, asdict(Recipe(model=family())), source, prefix="")
     if isinstance(content.get("model"), Mapping):
         content = {**content, "model": {"family": family().family, **content["model"]}}
-    if isinstance(content.get("budget"), int | float):  # 300 is as good as "300"
+    if isinstance(content.get("budget"), int | float):  # parse_duration asks for its unit
         content = {**content, "budget": quoted(content["budget"])}
     try:
         with reading(source, "write single values, and lists of them, at its keys"):
@@ -381,11 +381,16 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def parse_duration(text: str, source: str = "budget") -> float:
-    """Seconds in ``90s``, ``5m``, ``1.5h`` or ``300``. Raises UserError for anything else."""
+    """Seconds in ``90s``, ``5m`` or ``1.5h``. Raises UserError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", text.strip())
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"] if match else 0.0
-    if not 0 < seconds < LONGEST_DURATION:
+    if not match or not 0 < seconds < LONGEST_DURATION:
         raise UserError(f"{source}: a budget is a time such as 90s, 5m or 1h, not {quoted(text)}")
+    if match[2] is None:
+        number = match[1]
+        raise UserError(
+            f"{source}: a time of {number} what: write {number}s, {number}m or {number}h"
+        )
     return seconds
 
 

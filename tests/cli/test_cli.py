@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,38 @@ def test_help_fits_a_screen_and_names_every_command(call: Callable[..., str]) ->
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
     assert all(any(line.split()[:1] == [command] for line in lines) for command in COMMANDS)
+
+
+def test_the_first_commands_work_as_they_are_printed(call: Callable[..., str]) -> None:
+    """And the program alone prints them."""
+    assert call() == call("--help")
+    lines = [line.strip() for line in call().splitlines()]
+    first = [re.split(r"  +", line)[0] for line in lines if line.startswith("lumenspark ")]
+    assert len(first) >= 4
+    for command in first:
+        _, verb, *arguments = shlex.split(command)
+        module = import_module(f"lumenspark.cli.{verb}")
+        if hasattr(module, "parse_recipe"):
+            module.parse_recipe(verb, "", arguments)
+        else:
+            module.parse(module.Arguments, verb, arguments)
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "prepare"])
+def test_help_has_the_common_options_first(
+    command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        run([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    panel = next(
+        number for number, line in enumerate(lines) if re.fullmatch(r"\W*options\W*", line)
+    )
+    first = [line.split()[0] for line in lines[:panel] if line.startswith("--")]
+    common = ["--data", "--budget", "--train.steps", "--size", "--seed", "--device"]
+    assert [option for option in first if option in common] == common
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -155,8 +189,37 @@ def test_runs_lists_figures(trained: Path, call: Callable[..., str]) -> None:
     line = next(line for line in call("runs").splitlines() if trained.name in line)
     assert "lumiere-tiny" in line
     assert "12/12" in line
-    card = next(entry for entry in _evaluations(trained) if entry["protocol"] == "card")
-    assert f"{card['loss']:.4f}" in line
+    test = next(entry for entry in _evaluations(trained) if entry["protocol"] == "strided")
+    assert f"{test['bits_per_byte']:.4f} {test['loss']:.4f}" in line
+
+
+def test_runs_compare_by_bits_per_byte(copied: Path, call: Callable[..., str]) -> None:
+    """Losses per token of two vocabularies do not compare: the smaller one has the lower loss."""
+    worse = shutil.copytree(copied, copied.parent / "aaaaaaaa")
+    entries = _evaluations(worse)
+    for entry in entries:
+        if entry["protocol"] == "strided":
+            entry |= {"bits_per_byte": entry["bits_per_byte"] + 1, "loss": 1.0, "perplexity": 2.7}
+    (worse / "evaluation.json").write_text(json.dumps({"evaluations": entries}))
+    without = shutil.copytree(copied, copied.parent / "bbbbbbbb")
+    (without / "evaluation.json").unlink()
+    header, *lines = call("runs", "--best").splitlines()
+    assert header.split()[3:6] == ["steps", "bits/byte", "loss"]
+    assert [line.split()[0] for line in lines if "lumiere" in line] == [
+        copied.name,
+        "aaaaaaaa",
+        "bbbbbbbb",
+    ]
+
+
+def test_an_evaluation_on_another_text_leaves_the_list_as_it_is(
+    copied: Path, call: Callable[..., str], tmp_path: Path
+) -> None:
+    before = call("runs")
+    (tmp_path / "other.txt").write_text("Quite another text, in a few words. " * 200)
+    call("evaluate", copied.name, "--data", tmp_path / "other.txt", "--split", "train")
+    assert len(_evaluations(copied)) == 3
+    assert call("runs") == before
 
 
 def test_no_runs(call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,11 +231,41 @@ def test_recipes_lists_sizes_and_times(call: Callable[..., str]) -> None:
     printed = call("recipes")
     (line,) = (line for line in printed.splitlines() if line.split()[:1] == ["lumiere-1m"])
     assert "1,053,824" in line
-    assert "min" in line
+    assert "4m (its budget)" in line
     for name in recipe_names():
-        (parameters,) = (line.split()[2] for line in printed.splitlines() if f" {name} " in line)
+        (parameters,) = (
+            line.split()[2] for line in printed.splitlines() if line.startswith(f"{name} ")
+        )
         preset = resources.files("lumenspark") / "recipes" / f"{name}.yaml"
         assert f"{parameters} parameters" in preset.read_text("utf-8"), "its comment is true"
+
+
+def test_recipes_measures_on_request_and_keeps_the_result(
+    call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny(*arguments: str) -> tuple[str, str]:
+        """The time of lumiere-tiny, and the line below the table."""
+        lines = call("recipes", *arguments).splitlines()
+        (line,) = (line for line in lines if "lumiere-tiny " in line)
+        return line.split(" 32 ")[-1].strip(), lines[-2]
+
+    monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path))
+    assert tiny() == (
+        "300 steps",
+        "--measure measures the time of a number of steps here, and keeps it",
+    )
+    time, legend = tiny("--measure")
+    assert re.fullmatch(r"300 steps, \d+\.\d min", time)
+    assert re.fullmatch(
+        r"minutes: measured here on \d{4}-\d\d-\d\d; --measure measures again", legend
+    )
+    assert tiny() == (time, legend)
+    with monkeypatch.context() as another:  # machine
+        another.setenv("OMP_NUM_THREADS", "77")
+        assert tiny()[0] == "300 steps"
+    for file in tmp_path.rglob("times/*.json"):
+        file.write_text('{"seconds": "many"}')
+    assert tiny()[0] == "300 steps"
 
 
 def test_a_dry_run_measures_and_leaves_nothing(

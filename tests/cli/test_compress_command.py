@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 import lumenspark as package
 from lumenspark.cli import run
+from lumenspark.compression.compress_model import train_windows
 from lumenspark.compression.finetune import finetune
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import to_transformers, train_tokenizer
@@ -87,6 +88,46 @@ def test_a_run_is_compressed_by_its_own_text(
     assert call("generate", out, "The list", "--max-new-tokens", "5").startswith("The list")
 
 
+def test_nine_tenths_of_the_parameters_are_kept_by_default(
+    copied: Path, tmp_path: Path, call: Callable[..., str]
+) -> None:
+    printed = call("compress", copied, tmp_path / "small", "--calibration-tokens", "2000")
+    (kept,) = re.findall(r"these layers keep ([\d.]+)% of theirs", printed)
+    assert 85 < float(kept) <= 90
+
+
+def test_perplexity_that_more_than_doubles_is_written_with_force_only(
+    gpt2: Path, tmp_path: Path, refused: Callable[..., str], capsys: Capture
+) -> None:
+    """A model that knows a sentence by heart, and keeps rank 1."""
+    text_folder = tmp_path / "text"
+    text_folder.mkdir()
+    for split in ("train", "test"):
+        sentence = "When a list is sorted, each item stands before those that are greater.\n"
+        (text_folder / f"{split}.txt").write_text(200 * sentence)
+    given = ("--rank", "1", "--calibration-tokens", "0", "--data", text_folder)
+    model, tokenizer = package.load(str(gpt2))
+    corpus, quiet = open_corpus(str(text_folder)), Reporter(Console(quiet=True))
+    windows = train_windows(corpus, gpt2, model, quiet)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for step in range(100):
+        ids = torch.from_numpy(windows.batch(8 * step, 8))
+        optimizer.zero_grad()
+        model(input_ids=ids[:, :-1], labels=ids[:, :-1]).loss.backward()
+        optimizer.step()
+    sharp = tmp_path / "sharp"
+    for saved in (model, tokenizer):
+        saved.save_pretrained(sharp)
+    out = tmp_path / "small"
+    printed = refused("compress", sharp, out, *given)
+    before, after = map(float, re.findall(r"from ([\d.e+]+) to ([\d.e+]+),", printed)[0])
+    assert after > 2 * before
+    assert "nothing was written" in printed
+    assert run(["compress", *map(str, (sharp, out, *given)), "--force"]) == 0
+    assert f"warning: perplexity rises from {before:.4g} to {after:.4g}" in capsys.readouterr().out
+    assert package.load(str(out))
+
+
 def test_a_foreign_model_without_a_text(
     gpt2: Path, tmp_path: Path, text_folder: Path, call: Callable[..., str]
 ) -> None:
@@ -95,7 +136,7 @@ def test_a_foreign_model_without_a_text(
     out.mkdir()
     printed = call("compress", gpt2, out, "--rank", "6")
     assert "of the weights (plain SVD)" in printed
-    assert "perplexity" not in printed
+    assert "there is no text, so neither loss nor perplexity is measured" in printed
     model, _ = package.load(str(out))
     assert type(model).__name__ == "GPT2LMHeadModel"
     assert model.transformer.h[0].attn.c_attn.rank == 6
@@ -171,7 +212,6 @@ def test_finetuning_that_leads_nowhere() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "exactly one of rank, energy and params"),
         (["--rank", "4", "--params", "0.5"], "exactly one"),
         (["--rank", "0"], "rank is 0: it must be 1 or more"),
         (["--energy", "1.2"], "energy is 1.2"),
@@ -182,6 +222,10 @@ def test_finetuning_that_leads_nowhere() -> None:
         (
             ["--rank", "4", "--corpus.layout", "plain"],
             "is not a run, so it names no text: give --data",
+        ),
+        (
+            ["--rank", "4", "--data", "{text}", "--finetune", "5"],
+            "finetune: a time of 5 what: write 5s, 5m or 5h",
         ),
         (
             ["--rank", "4", "--data", "{text}", "--finetune", "soon"],

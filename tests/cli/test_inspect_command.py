@@ -1,11 +1,13 @@
 """`lumenspark inspect` as a user types it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command_line import lumenspark
 
 from lumenspark.cli import run
 
@@ -24,6 +26,25 @@ def test_a_text_becomes_one_page(trained: Path, page: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert said.startswith(f"{page}: ")
     assert "kB" in said
+
+
+def test_open_shows_the_page_in_a_browser(trained: Path, page: Path, tmp_path: Path) -> None:
+    browser, shown = tmp_path / "browser", tmp_path / "shown"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {shown}\n')
+    browser.chmod(0o755)
+    arguments = ("inspect", str(trained), "a list", "-o", str(page), "--open")
+    done = lumenspark(*arguments, env=os.environ | {"BROWSER": str(browser)})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown.read_text().strip() == page.as_uri()
+
+
+def test_without_a_display_the_page_is_written_all_the_same(trained: Path, page: Path) -> None:
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    without = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = lumenspark("inspect", str(trained), "a list", "-o", str(page), "--open", env=without)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"there is no browser to open it here: open {page}" in done.stdout
+    assert page.is_file()
 
 
 def test_the_text_may_come_from_standard_input(trained: Path, page: Path) -> None:

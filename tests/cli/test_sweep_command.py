@@ -172,6 +172,8 @@ def test_nothing_but_divergence(
         (("--vary", "optim.muon_lr=a,b"), "optim.muon_lr = 'a' is wrong"),
         (("--vary", "optim.moun_lr=1"), "did you mean optim.muon_lr?"),
         (("--vary", "train.steps=1,2", "--budget", "1m"), "leave one out"),
+        ((*GRID, "--budget", "5"), "a time of 5 what: write 5s, 5m or 5h"),
+        (("--vary", "budget=5,10"), "a time of 5 what: write 5s, 5m or 5h"),
         (("--vary", "optim.muon_lr=0.1..0.2"), "give the number of trials"),
     ],
 )

@@ -16,7 +16,13 @@ from lumenspark.compression.compress_model import TextSettings, compress_model
 from lumenspark.data.corpora import open_corpus
 from lumenspark.data.tokenizer import train_tokenizer
 from lumenspark.errors import UserError
-from lumenspark.evaluation.model_checks import check_causal, default_context, usable_context
+from lumenspark.evaluation.model_checks import (
+    check_causal,
+    check_causal_briefly,
+    default_context,
+    usable_context,
+)
+from lumenspark.models import LumiereConfig, LumiereForCausalLM
 
 SIZES = {
     "vocab_size": 40,
@@ -222,3 +228,13 @@ def test_compressing_reads_no_position_that_is_not_there(tmp_path: Path) -> None
             with pytest.raises(UserError, match="the model is not causal"):
                 compressed()
             assert not out.exists()
+
+
+def test_a_model_of_ours_is_not_run_before_it_generates() -> None:
+    """It is causal by construction, and some twenty forward passes would delay the first word."""
+    model, calls = LumiereForCausalLM(LumiereConfig()), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    check_causal_briefly(model)
+    assert not calls
+    check_causal(model, IDS, 32)
+    assert calls

@@ -19,25 +19,33 @@ COMMANDS = {
     "runs": "list runs and their results",
     "recipes": "list the built-in recipes",
     "record": "rerun a record of docs/records.md and compare",
+    "completion": "print a script for completion in bash, zsh or fish",
 }
 
 HELP = """usage: lumenspark COMMAND [ARGUMENTS]      (lumenspark COMMAND --help for its options)
 
 {commands}
 
-A model is a folder, a run id or a unique prefix of one, latest, or a hub id.
-
-  lumenspark train lumiere-1m                        four minutes, on Python's own documentation
-  lumenspark train lumiere-1m --data my-folder --budget 20m
-  lumenspark generate latest "The film was"
-
+First commands (a model: a folder, a run id or its first letters, latest, or a hub id):
+  lumenspark train --budget 4m                      on the documentation of Python
+  lumenspark generate latest "The list"
+  lumenspark train --data my-folder --budget 20m    --dry-run estimates time and memory
+  lumenspark runs --best
 --version prints the version; --debug shows the traceback of an error."""
 
 
 def main() -> None:
     """Run the command in ``sys.argv`` and exit with its code."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    sys.exit(run(arguments, debug=len(arguments) < len(sys.argv) - 1))
+    try:
+        import signal  # which loads more than this file
+
+        _note_interrupts()
+        arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+        code = run(arguments, debug=len(arguments) < len(sys.argv) - 1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end of the process is near
+    except KeyboardInterrupt:
+        code = _stopped()
+    sys.exit(code)
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
@@ -54,11 +62,13 @@ def run(arguments: list[str], debug: bool = False) -> int:
         finally:
             sys.stdout.flush()  # raises BrokenPipeError here, not at exit
     except KeyboardInterrupt:
-        return 130
+        return _stopped()
     except BrokenPipeError:  # as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if _interrupts:  # an import that is interrupted may end in any error
+            return _stopped()
         if debug:
             raise
         if isinstance(error, UserError):
@@ -73,6 +83,37 @@ def run(arguments: list[str], debug: bool = False) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+_interrupts: list[int] = []
+"""The signals of Ctrl-C that this process has received, outside of a training."""
+
+
+def _note_interrupts() -> None:
+    """Make Ctrl-C raise KeyboardInterrupt and be noted, unless the process ignores it.
+
+    An interrupt inside a callback, where Python ignores exceptions, ends the process at once.
+    """
+    import signal
+
+    def interrupt(number: int, _: object) -> None:
+        _interrupts.append(number)
+        raise KeyboardInterrupt
+
+    def report(ignored: "sys.UnraisableHookArgs") -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            os._exit(_stopped())
+        sys.__unraisablehook__(ignored)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+        sys.unraisablehook = report
+
+
+def _stopped() -> int:
+    """Say that the command was stopped, and return its exit code."""
+    print("lumenspark: stopped by Ctrl-C", file=sys.stderr, flush=True)
+    return 130
 
 
 def _os_error_message(error: OSError) -> str:

@@ -17,25 +17,29 @@ if TYPE_CHECKING:
     from lumenspark.compression.svd import Compression
     from lumenspark.evaluation.results import Evaluation
 
+PARAMS = 0.9
+
 
 @dataclass
 class Arguments:
     """Write a copy of a model with low-rank linear layers (truncated SVD).
 
-    Exactly one of --rank, --energy and --params sets the target. A text (--data, or the data of a
-    run) whitens the SVD, which lowers the loss a lot, and is scored before and after.
+    The layers keep a fraction of their parameters, --params; embeddings and output stay. A text (of
+    --data, or the data of a run) whitens the SVD, which lowers the loss a lot, and is scored before
+    and after. Where perplexity more than doubles, nothing is written without --force.
     """
 
     model: Model
     """A folder, a run id or a unique prefix of one, latest, or a hub id."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write: new or empty."""
-    rank: Annotated[int | None, default("none")] = None
-    """Target: the same rank for every layer."""
-    energy: Annotated[float | None, default("none")] = None
-    """Target: the fraction of spectral energy that every layer retains, such as 0.9."""
-    params: Annotated[float | None, default("none")] = None
-    """Target: the fraction of weights that all layers retain together, such as 0.5."""
+    params: Annotated[float | None, default(f"{PARAMS}")] = None
+    """Fraction of their parameters that the layers keep together, such as 0.5."""
+    energy: Annotated[float | None, default("--params instead")] = None
+    """In place of --params: the fraction of the sum of its squared singular values that each layer
+    keeps. 0.9 often keeps about half of the parameters, and may multiply the perplexity."""
+    rank: Annotated[int | None, default("--params instead")] = None
+    """In place of --params: one rank for all layers; a layer that it makes no smaller stays."""
     load: Annotated[LoadArguments, tyro.conf.arg(name="")] = field(default_factory=LoadArguments)
     text: Annotated[CorpusArguments, tyro.conf.arg(name="")] = field(
         default_factory=CorpusArguments
@@ -48,6 +52,8 @@ class Arguments:
     """Fine-tune the compressed model on the text for a time such as 90s, 5m or 1h."""
     finetune_lr: Annotated[float | None, default("0.001")] = None
     """Peak learning rate of fine-tuning (AdamW); use a lower one for large models."""
+    force: bool = False
+    """Write the model even if its perplexity is more than twice that of the original."""
 
 
 def main(arguments: list[str]) -> None:
@@ -56,13 +62,19 @@ def main(arguments: list[str]) -> None:
 
     from lumenspark.compression.compress_model import compress_model
 
+    text, params = _text(options), options.params
+    if (options.rank, options.energy, params) == (None, None, None):
+        params = PARAMS
+    if text is None:
+        print("there is no text, so neither loss nor perplexity is measured: --data names one")
     result = compress_model(
         options.model,
         options.out,
         rank=options.rank,
         energy=options.energy,
-        params=options.params,
-        text=_text(options),
+        params=params,
+        text=text,
+        force=options.force,
         progress_bar=progress_bar,
         **options.load.keywords(),
     )
@@ -135,8 +147,8 @@ def _summary(compression: "Compression") -> str:
         else "of the weights (plain SVD)"
     )
     return (
-        f"{compression.parameters:,} of {compression.parameters_before:,} parameters; "
-        f"{compression.weight_ratio:.1%} of the weights of these layers; error: relative, {of_what}"
+        f"{compression.parameters:,} of {compression.parameters_before:,} parameters; these layers "
+        f"keep {compression.weight_ratio:.1%} of theirs; error: relative, {of_what}"
     )
 
 

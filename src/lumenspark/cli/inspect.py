@@ -1,5 +1,6 @@
 """lumenspark inspect: a page about a model's inner workings."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ class Arguments:
     """The text; read from standard input by default."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("inspect.html")
     """The file to write."""
+    open: bool = False
+    """Open the page in the default browser (of the environment variable BROWSER, if set)."""
     heads: bool = False
     """Scores of all heads on repeated random tokens, and metrics from training; takes no text."""
     compare: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
@@ -56,7 +59,24 @@ def main(arguments: list[str]) -> None:
 
     page = _heads_page(options) if text is None else _text_page(options, text, whole)
     write_file(options.out, page)
-    print(f"{options.out}: {options.out.stat().st_size / 1000:,.0f} kB; open it in a browser")
+    kilobytes = options.out.stat().st_size / 1000
+    print(f"{options.out}: {kilobytes:,.0f} kB" + ("" if options.open else "; --open shows it"))
+    if options.open and not open_page(options.out):
+        print(f"there is no browser to open it here: open {options.out.resolve()} in another way")
+
+
+def open_page(file: Path) -> bool:
+    """Show a page in the user's browser; False if there is none, as without a display."""
+    import webbrowser
+
+    try:
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return False
+    # A browser of the terminal would draw over it, and cannot run the page.
+    if type(browser) is webbrowser.GenericBrowser and not os.environ.get("BROWSER"):
+        return False
+    return bool(browser.open(file.resolve().as_uri()))
 
 
 def _text_page(options: Arguments, text: str, whole: list[tuple[int, int]]) -> str:

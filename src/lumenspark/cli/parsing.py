@@ -6,10 +6,21 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from lumenspark.recipe import Recipe, load_recipe, recipe_from, recipe_names
+from lumenspark.recipe import Recipe, load_recipe, recipe_from
 from lumenspark.training.scaling import check_starts_afresh, scaled
 
 T = TypeVar("T")
+
+# Lines that begin with a letter are joined to paragraphs, without regard to the terminal's width.
+COMMON = """RECIPE: a preset (lumenspark recipes lists them), or a .yaml file
+--data my-folder    text file, folder, hub dataset, python-docs or wikitext-2
+--budget 20m        time for set-up and training; sets the number of steps
+--train.steps 500   number of optimizer steps, in place of a budget
+--size 3m           scale lumiere-1m to 300k … 100m parameters: width, depth,
+                    context and batch size follow from it
+--seed 1            initial weights, order of the text, dropout, samples
+--device cpu        cpu, cuda or mps; by default the fastest one available
+--init-from MODEL   weights to start from: a run, a folder or a hub id"""
 
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 """Positional argument: a model."""
@@ -44,9 +55,10 @@ def parse(
     )
 
 
-def parse_recipe(command: str, about: str, arguments: list[str]) -> Recipe:
+def parse_recipe(command: str, about: str, arguments: list[str], examples: str = "") -> Recipe:
     """``[RECIPE] [--size 3m] [--key value …]``; RECIPE defaults to ``lumiere-1m``.
 
+    The help has ``about``, the common options, the ``examples``, and all keys of the recipe.
     ``--size`` applies first, so that given keys override the values that follow from it.
 
     Raises UserError for an unknown recipe and for invalid values.
@@ -62,12 +74,9 @@ def parse_recipe(command: str, about: str, arguments: list[str]) -> Recipe:
     def gather(recipe: Annotated[Recipe, tyro.conf.arg(name="")] = loaded) -> Recipe:
         return recipe
 
-    presets = ", ".join(recipe_names())
-    about = (
-        f"{about}\n\nRECIPE: {presets}, or a .yaml file (default: lumiere-1m).\n\n"
-        "--size 3m (10m, 30m, or any parameter count from 300k to 100m) scales a recipe of "
-        "lumiere-1m: width, depth, context and batch size follow from it."
-    )
+    about = f"{about}\n\n{COMMON}"
+    if examples:
+        about += f"\n\nExamples:\n{examples}"
     content = asdict(parse(gather, f"{command} [RECIPE]", arguments, about, allow_none=True))
     if _given("train.steps", arguments) and not _given("budget", arguments):
         content["budget"] = None  # given steps override the preset's budget

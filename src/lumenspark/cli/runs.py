@@ -1,6 +1,7 @@
 """lumenspark runs: list runs and their results."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,24 @@ if TYPE_CHECKING:
     from lumenspark.runs.run import Run
 
 
+COLUMNS = ("bits/byte", "loss", "ppl", "val loss")
+
+
+@dataclass
+class Arguments:
+    """List the runs in ./runs (or LUMENSPARK_RUNS), newest last.
+
+    bits/byte, loss and ppl (perplexity): the best checkpoint on the test split, protocol strided.
+    Losses are in nats per token, so they compare between runs with the same tokenizer only; bits
+    per byte compare between all runs on the same text.
+    """
+
+    best: bool = False
+    """Sort by bits per byte on the test split, best first."""
+
+
 def main(arguments: list[str]) -> None:
-    parse(_show, "runs", arguments)
-
-
-def _show() -> None:
-    """List the runs in ./runs (or LUMENSPARK_RUNS), newest last."""
+    options = parse(Arguments, "runs", arguments)
     from rich.console import Console
     from rich.table import Table
 
@@ -30,17 +43,30 @@ def _show() -> None:
     table.add_column("run", no_wrap=True)
     table.add_column("recipe", no_wrap=True)
     table.add_column("data", overflow="fold")
-    for name in ("steps", "val loss", "card loss", "ppl", "bits/byte"):
+    for name in ("steps", *COLUMNS):
         table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for run in runs:
         problems: list[str] = []
-        table.add_row(*map(printable, _row(run, problems)))
+        rows.append(_row(run, problems))
         for problem in problems:
             print(f"skipped an unreadable file: {printable(problem)}")
+    if options.best:
+        rows.sort(key=lambda row: row.figures["bits/byte"] or math.inf)
+    for row in rows:
+        table.add_row(*map(printable, row.words), *map(_shown, row.figures.values()))
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
-def _row(run: "Run", problems: list[str]) -> list[str]:
+@dataclass
+class _Row:
+    """A row of the table: words, and a figure or None for each of :data:`COLUMNS`."""
+
+    words: list[str]
+    figures: dict[str, float | None]
+
+
+def _row(run: "Run", problems: list[str]) -> _Row:
     """The table row of a run; errors of unreadable files are added to ``problems``."""
     recipe, steps = None, ""
     try:
@@ -52,21 +78,27 @@ def _row(run: "Run", problems: list[str]) -> list[str]:
         problems.append(problem)
     lines = list(run.metrics())
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    card, strided = _figures(run, problems)
-    return [
+    test = _test_figures(run, problems)
+    words = [
         run.id,
         recipe.name if recipe else "",
         Path(recipe.data).name if recipe else "",
         f"{max((line['step'] for line in lines), default=0)}{steps}",
-        _figure(min(filter(math.isfinite, losses), default=None)),
-        _figure(card.get("loss")),
-        _figure(card.get("perplexity"), 2),
-        _figure(strided.get("bits_per_byte")),
     ]
+    figures = (
+        test.get("bits_per_byte"),
+        test.get("loss"),
+        test.get("perplexity"),
+        min(filter(math.isfinite, losses), default=None),
+    )
+    return _Row(words, dict(zip(COLUMNS, figures, strict=True)))
 
 
-def _figures(run: "Run", problems: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Latest evaluations of the best checkpoint by protocols card and strided; empty if none."""
+def _test_figures(run: "Run", problems: list[str]) -> dict[str, Any]:
+    """Latest evaluation of the best checkpoint by protocol strided; empty if there is none.
+
+    One on the run's own text goes before others, and one on the test split before other splits.
+    """
     from lumenspark.evaluation.results import of_weights, read_evaluations
     from lumenspark.files import weights_digest
     from lumenspark.runs.checkpoint import checkpoint_step
@@ -76,12 +108,16 @@ def _figures(run: "Run", problems: list[str]) -> tuple[dict[str, Any], dict[str,
         if entries:
             best = run.checkpoint("best")
             entries = of_weights(entries, "best", weights_digest(best), checkpoint_step(best))
+        own = (run.environment().get("corpus") or {}).get("digest")
     except UserError as error:
         problems.append(str(error))
-        return {}, {}
-    card, strided = ([e for e in entries if e["protocol"] == p] for p in ("card", "strided"))
-    return card[-1] if card else {}, strided[-1] if strided else {}
+        return {}
+    strided = [entry for entry in entries if entry["protocol"] == "strided"]
+    rank = [(entry.get("data_digest") == own, entry.get("split") == "test") for entry in strided]
+    return max(zip(rank, range(len(rank)), strided, strict=True), default=((), 0, {}))[-1]
 
 
-def _figure(value: Any, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, int | float) else ""
+def _shown(value: float | None) -> str:
+    if not isinstance(value, int | float):
+        return ""
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:.1f}"

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
     from lumenspark.sweep.trials import Trial
 
-ABOUT = """Train a recipe over a grid or search of hyperparameters; print trials, best first.
+ABOUT = """Train over a grid or search of hyperparameters; print trials, best first.
+--vary KEY=A,B,C    values to try; several keys give all combinations
+--vary KEY=LOW..HIGH
+                    range for --trials: logarithmic if both ends are positive
+                    and at least a factor of 10 apart, else linear
+--seeds N           seeds per trial (default: 3)
+--trials N          number of trials, sampled by Optuna (TPE, median pruner)
 
---vary KEY=A,B,C      values to try; several keys give all combinations
---vary KEY=LOW..HIGH  a range for --trials: logarithmic if both ends are positive and at least a
-                      factor of 10 apart, else linear; integer keys get integers
---seeds N             seeds per trial (default: 3)
---trials N            number of trials, sampled by Optuna (TPE, median pruner)
-
-The same command resumes a sweep that was stopped. All other options are those of train."""
+The same command resumes a stopped sweep. All other options are those of train."""
+EXAMPLES = """$ lumenspark sweep --vary optim.muon-lr=0.01,0.02 --budget 2m
+$ lumenspark sweep --vary optim.muon-lr=0.005..0.1 --trials 20"""
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Options:
 
 def main(arguments: list[str]) -> None:
     options, others = tyro.cli(Options, args=arguments, return_unknown_args=True, add_help=False)
-    recipe = parse_recipe("sweep", ABOUT, others)
+    recipe = parse_recipe("sweep", ABOUT, others, EXAMPLES)
     vary = read_vary(options.vary)
     if "train.steps" in vary and any(each.split("=")[0] == "--budget" for each in others):
         raise UserError("--budget sets train.steps, so both cannot be given: leave one out")

@@ -8,21 +8,23 @@ from lumenspark.cli.parsing import parse_recipe
 if TYPE_CHECKING:
     from lumenspark.training.estimate import Estimate
 
+ABOUT = """Train a model, evaluate its best checkpoint, write loss curve and model card.
+--dry-run           estimate time and memory in seconds, without training"""
+EXAMPLES = """$ lumenspark train lumiere-1m --data my-folder --budget 20m
+$ lumenspark train lumiere-1m --size 3m --budget 1h --dry-run
+$ lumenspark train my-recipe.yaml --train.steps 500 --optim.muon-lr 0.01"""
+
 
 def main(arguments: list[str]) -> int:
     started = time.monotonic()
-    about = (
-        "Train a model from a recipe, evaluate its best checkpoint, write loss curve and model "
-        "card.\n\n--dry-run prints an estimate of time and memory without training."
-    )
     dry_run = "--dry-run" in arguments
     arguments = [argument for argument in arguments if argument != "--dry-run"]
-    recipe = parse_recipe("train", about, arguments)
+    recipe = parse_recipe("train", ABOUT, arguments, EXAMPLES)
     from lumenspark.pipeline import train
     from lumenspark.training.estimate import estimate
 
     if dry_run:
-        print_estimate(estimate(recipe))
+        print_estimate(estimate(recipe, started=started))
         return 0
     from lumenspark.cli.stopping import exit_when_stopped
 
@@ -35,16 +37,27 @@ def print_estimate(estimate: "Estimate") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    epochs = estimate.tokens_seen / estimate.train_tokens
+    recipe = estimate.recipe
+    seen = recipe.train.steps * recipe.tokens_per_step
+    distill = recipe.distill
+    rows = {
+        "parameters": f"{estimate.parameters:,}",
+        "vocabulary": f"{estimate.vocab_size:,}",
+        "train split": f"{estimate.train_tokens:,} tokens",
+        "set-up": f"{estimate.set_up:.0f} s",
+    }
+    if distill.teachers:
+        rows["teachers"] = (
+            f"{distill.teachers}, each {distill.steps:,} steps; sampling {estimate.sampling:.0f} s"
+        )
+    rows |= {
+        "steps": f"{recipe.train.steps:,} of {estimate.seconds_per_step * 1000:.0f} ms",
+        "tokens seen": f"{seen:,} ({seen / estimate.train_tokens:.1f} epochs)",
+        "whole time": f"{estimate.seconds / 60:.1f} min"
+        + (f", of a budget of {recipe.budget}" if recipe.budget else ""),
+        "memory": f"at least {estimate.memory / 2**20:,.0f} MiB",
+    }
     table = Table(show_header=False, box=None)
-    for name, value in (
-        ("parameters", f"{estimate.parameters:,}"),
-        ("vocabulary", f"{estimate.vocab_size:,}"),
-        ("train split", f"{estimate.train_tokens:,} tokens"),
-        ("steps", f"{estimate.steps:,} of {estimate.seconds_per_step * 1000:.0f} ms"),
-        ("tokens seen", f"{estimate.tokens_seen:,} ({epochs:.1f} epochs)"),
-        ("training time", f"{estimate.seconds / 60:.1f} min"),
-        ("memory", f"{estimate.memory / 2**20:,.0f} MiB"),
-    ):
+    for name, value in rows.items():
         table.add_row(name, value)
     Console(highlight=False).print(table)

@@ -40,6 +40,7 @@ from lumenspark.reporter import Reporter
 # Perplexity of a Lumiére-1M changes by less than 3% from 4,096 to 65,536 tokens.
 CALIBRATION_TOKENS = 32_768
 PROBE_TOKENS = 16  # whose logits are compared before and after saving
+TOO_MUCH = 2.0  # times the perplexity of the original
 TOLERANCE = 1e-3  # relative to the largest logit: kernels may differ with memory alignment
 
 ProgressBar = Callable[[], AbstractContextManager[Progress | None]]
@@ -92,6 +93,7 @@ def compress_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     full_check: bool = False,
+    force: bool = False,
     reporter: Reporter | None = None,
     progress_bar: ProgressBar = nullcontext,
 ) -> CompressionResult:
@@ -101,7 +103,8 @@ def compress_model(
     as in :func:`lumenspark.load`. Each scoring pass runs inside a ``progress_bar()``. The saved
     model is loaded again, and must give the same logits and generate.
 
-    Raises UserError where the model cannot be compressed; ``out`` is not created then.
+    Raises UserError where the model cannot be compressed, and unless ``force`` where its perplexity
+    is more than :data:`TOO_MUCH` times that of the original; ``out`` is not created then.
     """
     reporter = reporter or Reporter()
     seconds = _check(rank, energy, params, text)
@@ -135,6 +138,13 @@ def compress_model(
         if text is not None and windows is not None and seconds:
             steps = finetune(model, windows, seconds, text.finetune_lr, reporter)
             scores["finetuned"] = score()
+        if harm := _harm(list(scores.values())):
+            if not force:
+                raise UserError(
+                    f"{harm}: nothing was written; keep more of the parameters, fine-tune, or "
+                    "write it all the same with --force"
+                )
+            reporter.say(f"warning: {harm}")
         if commit is not None:
             hub_id, _ = split_revision(name)
             model.config.compressed_from = {"model": hub_id, "revision": commit}
@@ -240,6 +250,18 @@ def _check_saved(
             f"{name} cannot be compressed: the saved model gives different logits; choose a "
             "model of another architecture"
         )
+
+
+def _harm(scores: list[Evaluation | None]) -> str:
+    """How far perplexity rises from the first score to the last; empty where that is no problem."""
+    before, after = scores[0], scores[-1]
+    if before is None or after is None or after.loss - before.loss <= math.log(TOO_MUCH):
+        return ""
+    times = math.exp(min(after.loss - before.loss, 700.0))
+    return (
+        f"perplexity rises from {before.perplexity:.4g} to {after.perplexity:.4g}, {times:.3g} "
+        f"times as high, on the {after.split} split of {after.data}"
+    )
 
 
 def _score(

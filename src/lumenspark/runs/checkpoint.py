@@ -10,13 +10,10 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from lumenspark.earlier_names import TRAINER_STATE, renamed
 from lumenspark.errors import UserError, first_line, reading
@@ -30,6 +27,9 @@ from lumenspark.files import (
     temporary_folder,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor  # not loaded with this file: the list of runs reads markers alone
 
 MARKER = "complete.json"
 WEIGHTS = "model.safetensors"
@@ -90,7 +90,7 @@ class TrainerState:
     """State besides the weights for bit-exact resumption."""
 
     values: State
-    tensors: dict[str, Tensor]
+    tensors: "dict[str, Tensor]"
 
 
 def save_checkpoint(
@@ -105,6 +105,8 @@ def save_checkpoint(
     loss: float | None = None,
 ) -> None:
     """Write ``folder/tag``. Raises UserError on a write error; the old checkpoint stays."""
+    from safetensors.torch import save_file
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary_folder(folder, ".saving-") as staged:
@@ -239,11 +241,15 @@ def read_state(path: Path) -> State:
 
 def load_trainer(path: Path) -> TrainerState:
     """The trainer state of a checkpoint from :func:`latest_valid_checkpoint`."""
+    from safetensors.torch import load_file
+
     return TrainerState(read_state(path), load_file(path / TRAINER_TENSORS))
 
 
 def load_weights(model: Any, path: Path) -> None:
     """Copy a checkpoint's weights into ``model``; tied weights are stored once."""
+    from safetensors.torch import load_file
+
     stored = load_file(path / WEIGHTS)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -252,6 +258,8 @@ def load_weights(model: Any, path: Path) -> None:
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Tensor shapes of a safetensors file. Raises UserError if it is damaged."""
+    from safetensors import safe_open
+
     advice = "the checkpoint is damaged, so resume from another one"
     with reading(file, advice), safe_open(file, "pt") as tensors:
         return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118

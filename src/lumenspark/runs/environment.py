@@ -8,24 +8,26 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from lumenspark.data.corpora import Corpus
-from lumenspark.data.tokens import PreparedTokens
 from lumenspark.errors import UserError
 from lumenspark.files import set_aside, write_json
 from lumenspark.recipe import Recipe
 from lumenspark.runs.run import Run, now
 
+if TYPE_CHECKING:
+    from lumenspark.data.corpora import Corpus
+    from lumenspark.data.tokens import PreparedTokens
+
 WAIT_FOR_GIT = 10.0  # seconds
 
 
 def describe_environment(
-    recipe: Recipe, corpus: Corpus, tokens: PreparedTokens, model: Any
+    recipe: Recipe, corpus: "Corpus", tokens: "PreparedTokens", model: Any
 ) -> dict[str, Any]:
     """Versions, machine, thread count, git commit, command line, seed, and the corpus."""
+    import torch
+
     packages = ("lumenspark", "torch", "transformers", "tokenizers", "numpy")
     return {
         **{package: version(package) for package in packages},
@@ -94,8 +96,15 @@ def _mended(found: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]
 
 def processor_name(device: str) -> str:
     """The name of the GPU or CPU that trains."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
+    if device != "cuda":
+        return cpu_name()
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def cpu_name() -> str:
+    """The name of the CPU, as the system says it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

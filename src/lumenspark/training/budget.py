@@ -11,6 +11,7 @@ from lumenspark.training.epochs import most_steps
 from lumenspark.training.setup import Setup
 from lumenspark.training.teachers import seconds_to_sample
 from lumenspark.training.timing import (
+    Costs,
     seconds_per_record,
     seconds_per_step,
     seconds_per_validation,
@@ -21,24 +22,33 @@ BUDGET_MARGIN = 0.97  # of the time that is left: steps are not all equally long
 
 
 def fit_budget(
-    setup: Setup, started: float, reporter: Reporter, teacher_samples: Ids | None = None
+    setup: Setup,
+    started: float,
+    reporter: Reporter,
+    teacher_samples: Ids | None = None,
+    costs: Costs | None = None,
 ) -> Setup:
     """``setup`` with the number of steps that fit into its budget, counted from ``started``.
 
-    The steps end where reading the text once more would overfit (:mod:`.epochs`). Teachers that are still to be trained get ``distill.budget_fraction`` of the training time, and
-    sampling their predictions is planned for. Without a budget nothing changes. Raises UserError
-    where no time is left for training.
+    The steps end where reading the text once more would overfit (:mod:`.epochs`). Teachers that
+    are still to be trained get ``distill.budget_fraction`` of the training time, and sampling their
+    predictions is planned for. Without a budget nothing changes. ``costs`` are measured unless
+    given. Raises UserError where no time is left for training.
     """
     recipe = setup.recipe
     if recipe.budget is None:
         return setup
-    trainer = Trainer(setup, reporter, teacher_samples)
-    step = seconds_per_step(trainer)
-    whole_step = step + seconds_per_validation(trainer) / recipe.train.validate_every
-    whole_step += seconds_per_record(trainer) / max(1, recipe.inspect.every)
     teachers = recipe.distill.teachers if teacher_samples is None else 0
+    if costs is None:
+        trainer = Trainer(setup, reporter, teacher_samples)
+        costs = Costs(
+            step=seconds_per_step(trainer),
+            validation=seconds_per_validation(trainer),
+            record=seconds_per_record(trainer),
+            sampling=seconds_to_sample(trainer) if teachers else 0.0,
+        )
+    step, whole_step, sampling = costs.step, costs.whole_step(recipe), teachers * costs.sampling
     used = time.monotonic() - started
-    sampling = teachers * seconds_to_sample(trainer) if teachers else 0.0
     left = parse_duration(recipe.budget) - used - sampling
     steps = int(left * BUDGET_MARGIN / whole_step)
     if steps < 1 and teacher_samples is None:  # a budget that trained teachers ends in a model
@@ -48,7 +58,7 @@ def fit_budget(
             f"{spent} and a step takes {step:.2f} s"
         )
     tokens = len(setup.tokens.splits["train"].ids)
-    most = most_steps(recipe, tokens, sum(p.numel() for p in trainer.parameters))
+    most = most_steps(recipe, tokens, sum(p.numel() for p in setup.model.parameters()))
     fitted = _with_steps(recipe, steps, teachers, most)
     if fitted.train.steps == most:
         epochs = most * recipe.tokens_per_step / tokens

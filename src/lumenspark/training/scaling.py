@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lumenspark.errors import UserError, quoted
 from lumenspark.recipe import LumiereOptions, Recipe, with_overrides
+from lumenspark.training.parameter_count import lumiere_parameters
 
 BASE = LumiereOptions()  # Lumiére-1M, the model of the recipes to scale
 BASE_SIZE = 1_000_000
@@ -111,14 +112,14 @@ def nearest_shape(parameters: float, context: int) -> tuple[int, int]:
 
 
 def parameter_count(width: int, depth: int, context: int) -> int:
-    """Parameters of a Lumiére with a vocabulary of 4,096 and a feed-forward width of 2 ``width``.
-
-    Counted: the tied embedding, the positions, four matrices of attention and three of the gated
-    layer in each block, and the gains of the norms.
-    """
-    gated = 2 * width * 2 // 3 // 8 * 8  # as LumiereConfig.gated_size
-    block = 4 * width**2 + 3 * width * gated + 2 * width
-    return (VOCABULARY + context) * width + depth * block + width
+    """Parameters of a Lumiére with 4,096 tokens and a feed-forward width of 2 ``width``."""
+    shape = LumiereOptions(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        intermediate_size=2 * width,
+        max_position_embeddings=context,
+    )
+    return lumiere_parameters(shape, VOCABULARY)
 
 
 def _with_size(name: str, size: str) -> str:

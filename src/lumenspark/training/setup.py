@@ -50,8 +50,11 @@ class Setup:
     recorder: Recorder | None = None
 
 
-def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
-    """Open the corpus, prepare its tokens and create the model. Raises UserError if one fails."""
+def set_up(recipe: Recipe, reporter: Reporter, dry_run: bool = False) -> Setup:
+    """Open the corpus, prepare its tokens and create the model. Raises UserError if one fails.
+
+    In a dry run nothing is compiled.
+    """
     quiet_transformers()
     recipe = resolve(recipe)
     prepare_process(recipe.device, recipe.train.threads, cache_folder())
@@ -69,7 +72,7 @@ def set_up(recipe: Recipe, reporter: Reporter) -> Setup:
         f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} parameters on "
         f"{recipe.device} ({recipe.train.precision}, {torch.get_num_threads()} threads)"
     )
-    loss, compiled = _loss(recipe, model, tokens, reporter)
+    loss, compiled = _loss(recipe, model, tokens, reporter, dry_run)
     train = replace(
         recipe.train,
         compile="on" if compiled else "off",
@@ -95,12 +98,14 @@ def _model_and_tokenizer(recipe: Recipe, tokens: PreparedTokens) -> tuple[Any, A
 
 
 def _loss(
-    recipe: Recipe, model: Any, tokens: PreparedTokens, reporter: Reporter
+    recipe: Recipe, model: Any, tokens: PreparedTokens, reporter: Reporter, dry_run: bool
 ) -> tuple[Loss, bool]:
     """The loss, and whether it is compiled: if this saves time and the compiler works."""
     asked = recipe.train.compile
     seconds = parse_duration(recipe.budget) if recipe.budget else None
     compiled, why = choose_compile(asked, recipe.device, seconds, recipe.train.steps)
+    if compiled and dry_run:
+        compiled, why = False, "steps are timed without torch.compile, which a training would use"
     bf16 = recipe.train.precision == "bf16"
     loss = make_loss(model, recipe.device, bf16, recipe.distill.weight)
     if not compiled:

@@ -46,11 +46,11 @@ def train_teachers(setup: Setup, run: Run, reporter: Reporter) -> Ids:
     return np.concatenate(sampled, axis=1)
 
 
-def seconds_to_sample(trainer: Trainer) -> float:
+def seconds_to_sample(trainer: Trainer, timed_tokens: int = TIMED_TOKENS) -> float:
     """Time to sample one teacher on the whole train split, extrapolated from a part of it."""
     ids = trainer.batches.windows.ids
-    part = ids[:TIMED_TOKENS]
-    _sample(trainer, part[: TIMED_TOKENS // 4])  # warms up
+    part = ids[:timed_tokens]
+    _sample(trainer, part[: timed_tokens // 4])  # warms up
     started = time.perf_counter()
     _sample(trainer, part)
     return (time.perf_counter() - started) * len(ids) / len(part)

@@ -1,9 +1,26 @@
 """Times of the parts of a training on this machine, measured on the trainer and undone."""
 
 import time
+from dataclasses import dataclass
 
+from lumenspark.recipe import Recipe
 from lumenspark.training.optimizers import load_optimizer_tensors
 from lumenspark.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of parts of a training; ``sampling``: of one teacher, on the whole train split."""
+
+    step: float
+    validation: float
+    record: float
+    sampling: float
+
+    def whole_step(self, recipe: Recipe) -> float:
+        """A step with its share of validations and records."""
+        shares = self.validation / recipe.train.validate_every
+        return self.step + shares + self.record / max(1, recipe.inspect.every)
 
 
 def seconds_per_step(trainer: Trainer, warmup: int = 3, timed: int = 20) -> float:
