@@ -99,7 +99,8 @@ def test_a_prompt_that_is_no_text_ends_no_training(
     settings = SMALL | {"train.steps": 2, "train.sample_every": 1, "train.prompt": "caf\udce9"}
     run = lumenspark.train("lumiere-tiny", data=str(text_folder), **settings)
     assert (run.path / "README.md").is_file()
-    assert "step 1 writes: none: the prompt 'caf\\udce9' cannot be continued" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "step 1 writes: none: the prompt 'caf\\udce9' cannot be continued" in printed
 
 
 def test_a_training_whose_reader_has_gone_ends_with_its_files(

@@ -143,8 +143,8 @@ def why_not_reached(kind: str, hub_id: str, revision: str | None, seconds: float
             HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=seconds)
         except HfHubHTTPError as error:
             answers.put(f"the hub does not serve it ({first_line(error)})")
-        except (HTTPError, OSError) as error:
-            answers.put(f"the hub cannot be reached ({first_line(error)})")
+        except (HTTPError, OSError):
+            answers.put("the hub cannot be reached")
         except Exception as error:  # an answer that is not the hub's, such as a login page
             answers.put(f"the hub's answer cannot be read ({first_line(error)})")
         else:

@@ -192,6 +192,11 @@ class TrainOptions:
     tracker: Literal["none", "trackio", "wandb", "tensorboard"] = "none"
     """Experiment tracker, in addition to metrics.jsonl; each is an optional extra."""
 
+    @property
+    def sample_every_steps(self) -> int:
+        """Steps between samples of text; 0: none."""
+        return self.validate_every if self.sample_every is None else self.sample_every
+
 
 @dataclass(frozen=True)
 class DistillOptions:

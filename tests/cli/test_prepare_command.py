@@ -61,3 +61,25 @@ def test_evaluate_says_what_it_leaves_out_beside_the_figures(
     printed = capsys.readouterr()
     assert "left out: 1 file (paper.pdf)" in printed.err
     assert json.loads(printed.out)["split"] == "test"
+
+
+def test_a_corpus_can_be_named_instead_of_a_recipe_and_its_facts_written(
+    tmp_path: Path, call: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUMENSPARK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    printed = call("prepare", "tales-1mb", "--facts")
+    assert "train: 1,000 documents, " in printed
+    assert f"text and facts: {tmp_path / 'tales-1mb'}" in printed
+    assert "bits per byte, which no model can beat" in printed
+    text = (tmp_path / "tales-1mb" / "validation.txt").read_text("utf-8")
+    facts = (tmp_path / "tales-1mb" / "validation.facts.jsonl").read_text("utf-8").splitlines()
+    first, second = map(json.loads, facts[:2])
+    assert text[first["start"] : second["start"]].count("\n") >= 1
+
+
+def test_facts_are_for_made_stories(
+    text_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["prepare", "lumiere-tiny", "--data", str(text_folder), "--facts"]) == 2
+    assert "--facts is for tales, not for" in capsys.readouterr().err

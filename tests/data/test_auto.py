@@ -115,7 +115,7 @@ def test_it_is_wikitext_2_where_the_hub_answers() -> None:
 @pytest.mark.usefixtures("no_network")
 def test_without_network_it_is_the_embedded_corpus() -> None:
     note = note_of_embedded()
-    assert "wikitext-2 is not in the local cache and the hub cannot be reached (" in note
+    assert "wikitext-2 is not in the local cache and the hub cannot be reached" in note
 
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

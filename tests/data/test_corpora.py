@@ -51,7 +51,7 @@ def everything(source: str) -> dict[str, list[str]]:
     [
         ("./nowhere", r"no file or folder \./nowhere: check the path"),
         ("texts/nowhere.txt", r"no file or folder texts/nowhere\.txt: check the path"),
-        ("nowhere", "no corpus 'nowhere': give a file or folder, auto, python-docs"),
+        ("nowhere", "no corpus 'nowhere': give a file or folder, auto, tales"),
     ],
 )
 def test_what_is_no_corpus_is_refused_with_what_was_looked_for(source: str, message: str) -> None:

@@ -1,14 +1,44 @@
-"""lumenspark prepare: tokenize a corpus ahead of training."""
+"""lumenspark prepare: tokenize a corpus ahead of training, and write the facts of made stories."""
+
+from pathlib import Path
 
 from lumenspark.cli.parsing import parse_recipe
+from lumenspark.errors import UserError
+from lumenspark.recipe import recipe_names
+
+ABOUT = """Tokenize the corpus of a recipe into the token cache that train reads. Instead of a recipe, a
+corpus can be named: lumenspark prepare tales.
+--facts             write the text of tales, and what is known about each sentence, into a folder
+                    of its name: who each pronoun means, who is where and holds what, and which
+                    word determines which"""
 
 
 def main(arguments: list[str]) -> None:
-    description = "Tokenize the corpus of a recipe into the token cache that train reads."
-    recipe = parse_recipe("prepare", description, arguments)
+    facts = "--facts" in arguments
+    arguments = [argument for argument in arguments if argument != "--facts"]
+    recipe = parse_recipe("prepare", ABOUT, _with_data(arguments))
+    from lumenspark.data.tales.corpus import Tales
     from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, with_full_names
 
     recipe = with_full_names(recipe)
     corpus = open_recipe_corpus(recipe, print)
+    if facts and not isinstance(corpus, Tales):
+        raise UserError(f"--facts is for tales, not for {corpus.name}: name tales as the data")
     tokens = prepare_recipe_tokens(recipe, corpus, print, check_every_byte=True)
     print(f"vocabulary of {tokens.vocab_size:,}; token cache: {tokens.folder}")
+    if isinstance(corpus, Tales):
+        print(f"entropy: {corpus.entropy('test'):.4f} bits per byte, which no model can beat")
+    if facts:
+        folder = Path(corpus.name)
+        corpus.write_facts(folder)
+        print(f"text and facts: {folder.resolve()}")
+
+
+def _with_data(arguments: list[str]) -> list[str]:
+    """``tales …`` as ``--data tales …``: the first word may name a corpus instead of a recipe."""
+    if not arguments or arguments[0].startswith("-") or arguments[0] in recipe_names():
+        return arguments
+    from lumenspark.data.corpora import is_built_in
+
+    name, *others = arguments
+    return ["--data", name, *others] if is_built_in(name) or Path(name).is_dir() else arguments

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from lumenspark.cli.parsing import parse_recipe
 
 if TYPE_CHECKING:
+    from lumenspark.recipe import Recipe
     from lumenspark.training.estimate import Estimate
 
 ABOUT = """Train a model, evaluate its best checkpoint, write loss curve and model card.
@@ -20,17 +21,31 @@ def main(arguments: list[str]) -> int:
     dry_run = "--dry-run" in arguments
     arguments = [argument for argument in arguments if argument != "--dry-run"]
     recipe = parse_recipe("train", ABOUT, arguments, EXAMPLES)
-    from lumenspark.pipeline import train
-    from lumenspark.training.estimate import estimate
+    from lumenspark.reporter import Reporter
+
+    reporter = Reporter()
+    if not dry_run:
+        reporter.say(intention(recipe))
+    with reporter.working("loading PyTorch"):
+        from lumenspark.cli.stopping import exit_when_stopped
+        from lumenspark.pipeline import train
+        from lumenspark.training.estimate import estimate
 
     if dry_run:
-        print_estimate(estimate(recipe, started=started))
+        print_estimate(estimate(recipe, reporter, started))
         return 0
-    from lumenspark.cli.stopping import exit_when_stopped
-
     with exit_when_stopped():
-        train(recipe, started=started)
+        train(recipe, reporter=reporter, started=started)
     return 0
+
+
+def intention(recipe: "Recipe") -> str:
+    """What is going to happen, and for how long."""
+    length = f"at most {recipe.budget}" if recipe.budget else f"{recipe.train.steps:,} steps"
+    return (
+        f"{recipe.name}: text, tokenizer and training ({length}), then evaluation, model card and "
+        "curves. Ctrl-C stops it, `lumenspark resume latest` continues."
+    )
 
 
 def print_estimate(estimate: "Estimate") -> None:

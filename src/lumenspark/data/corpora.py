@@ -98,6 +98,11 @@ def open_corpus(
     )
 
 
+def is_built_in(source: str) -> bool:
+    """Whether a name is that of a corpus known to this package, not a path or a hub id."""
+    return source in {AUTO, "wikitext-2"} or is_tales(source) or is_python_docs(source)
+
+
 def _open_auto() -> Corpus:
     wikitext, reason = wikitext_2_at_hand()
     if wikitext is not None:

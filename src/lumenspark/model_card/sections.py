@@ -283,8 +283,8 @@ def evaluation(files: RunFiles) -> str:
 def samples(files: RunFiles) -> str:
     """What the checkpoint writes, and what the model wrote at its validations."""
     final = [
-        f"Prompt {code(sample.prompt)}, temperature {sample.temperature:g}, seed {sample.seed:d}:\n\n"
-        + fenced(_plain(sample.text), "text")
+        f"Prompt {code(sample.prompt)}, temperature {sample.temperature:g}, "
+        f"seed {sample.seed:d}:\n\n{fenced(_plain(sample.text), 'text')}"
         for sample in files.samples
     ]
     written = {

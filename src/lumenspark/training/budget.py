@@ -13,6 +13,7 @@ from lumenspark.training.teachers import seconds_to_sample
 from lumenspark.training.timing import (
     Costs,
     seconds_per_record,
+    seconds_per_sample,
     seconds_per_step,
     seconds_per_validation,
 )
@@ -46,6 +47,7 @@ def fit_budget(
             validation=seconds_per_validation(trainer),
             record=seconds_per_record(trainer),
             sampling=seconds_to_sample(trainer) if teachers else 0.0,
+            sample=seconds_per_sample(trainer),
         )
     step, whole_step, sampling = costs.step, costs.whole_step(recipe), teachers * costs.sampling
     used = time.monotonic() - started

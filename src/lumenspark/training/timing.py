@@ -16,11 +16,15 @@ class Costs:
     validation: float
     record: float
     sampling: float
+    sample: float = 0.0  # of text
 
     def whole_step(self, recipe: Recipe) -> float:
-        """A step with its share of validations and records."""
-        shares = self.validation / recipe.train.validate_every
-        return self.step + shares + self.record / max(1, recipe.inspect.every)
+        """A step with its share of validations, samples of text and records."""
+        options = recipe.train
+        seconds = self.step + self.validation / options.validate_every
+        if sample_every := options.sample_every_steps:
+            seconds += self.sample / sample_every
+        return seconds + self.record / max(1, recipe.inspect.every)
 
 
 def seconds_per_step(trainer: Trainer, warmup: int = 3, timed: int = 20) -> float:
@@ -43,6 +47,15 @@ def seconds_per_validation(trainer: Trainer) -> float:
     """Time of one validation, in seconds."""
     started = time.perf_counter()
     trainer.validation_loss()
+    return time.perf_counter() - started
+
+
+def seconds_per_sample(trainer: Trainer) -> float:
+    """Time of one sample of text, in seconds; 0 without samples."""
+    if not trainer.recipe.train.sample_every_steps:
+        return 0.0
+    started = time.perf_counter()
+    trainer.sample(trainer.recipe.train.prompt or "")
     return time.perf_counter() - started
 
 

@@ -164,7 +164,7 @@ class Trainer:
         self._record(session)
         if validates:
             self._validate(session, checkpointer)
-        if validates if options.sample_every is None else _due(step, options.sample_every):
+        if _due(step, options.sample_every_steps) or (is_last and options.sample_every is None):
             self._sample(session)
         if saves or session.is_out_of_patience:
             session.note_progress()
