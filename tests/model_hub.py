@@ -69,6 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
                 {"id": self.hub.hub_id, "sha": commit, "siblings": listed}
             ).encode()
             self._answer(content if listed else None, commit, with_body)
+        elif path.startswith(f"{about}/tree/"):  # of subfolders: there are none
+            self._answer(b"[]", "", with_body)
         elif path.startswith(files):
             name, _, file = path.removeprefix(files).partition("/")
             commit = self._commit(name)

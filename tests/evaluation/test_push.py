@@ -52,7 +52,7 @@ def test_what_arrives_is_the_model(run: Path, hub: Hub, tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json", "tokenizer.json", "modeling_tiny.py"):
         assert hub.files[name] == (folder / name).read_bytes()
     assert hub.files["loss.svg"] == (run / "loss.svg").read_bytes()
-    assert hub.files["README.md"].decode() == str(build_card(run))
+    assert hub.files["README.md"].decode() == str(build_card(run, hub_id="someone/tiny"))
     assert not {"trainer.json", "trainer.safetensors", "complete.json"} & hub.files.keys()
     assert not (run / "README.md").exists()
 
