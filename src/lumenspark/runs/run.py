@@ -157,7 +157,6 @@ def make_run(path: Path, recipe: Recipe, environment: dict[str, Any] | None = No
             run.write_recipe(recipe)
             if environment is not None:
                 write_json(folder / "environment.json", {"run": path.name} | environment)
-            folder.chmod(0o755)  # temporary folders have mode 0700
             folder.rename(path)
             flush_folder(path.parent)
     except OSError as error:
