@@ -4,9 +4,54 @@ Importing this package loads neither torch nor transformers; its names resolve o
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; _HOME says the same at run time
+    from lumenspark import inspect
+    from lumenspark.inspect.architectures import inspect_names
+    from lumenspark.inspect.patch import patch
+    from lumenspark.inspect.trace import trace
+    from lumenspark.loading import load
+    from lumenspark.models import (
+        LumensparkBackbone,
+        LumensparkCache,
+        LumensparkConfig,
+        LumensparkForCausalLM,
+        LumensparkForSequenceClassification,
+        LumensparkModel,
+        LumiereBackbone,
+        LumiereConfig,
+        LumiereForCausalLM,
+        LumiereForSequenceClassification,
+        LumiereModel,
+    )
+    from lumenspark.pipeline import resume, train
+    from lumenspark.recipe import Recipe
 
 __version__ = "0.2.0"
+
+__all__ = [
+    "LumensparkBackbone",
+    "LumensparkCache",
+    "LumensparkConfig",
+    "LumensparkForCausalLM",
+    "LumensparkForSequenceClassification",
+    "LumensparkModel",
+    "LumiereBackbone",
+    "LumiereConfig",
+    "LumiereForCausalLM",
+    "LumiereForSequenceClassification",
+    "LumiereModel",
+    "Recipe",
+    "__version__",
+    "inspect",
+    "inspect_names",
+    "load",
+    "patch",
+    "resume",
+    "trace",
+    "train",
+]
 
 _HOME = {
     "LumiereConfig": "lumenspark.models",
@@ -29,14 +74,15 @@ _HOME = {
     "resume": "lumenspark.pipeline",
 }
 
-__all__ = ["__version__", *_HOME]
+if not TYPE_CHECKING:  # otherwise a type checker would accept every name
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name == "inspect":
+            return import_module("lumenspark.inspect")
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *__all__})

@@ -113,7 +113,7 @@ def test_a_malformed_name_is_an_error(model: LumiereForCausalLM, ids: Tensor, wr
 def test_an_edit_that_is_no_function_is_an_error_that_says_what_one_is(
     edit: Any, model: Any
 ) -> None:
-    """Before anything runs, with and without an index; a number too, which could mean two things."""
+    """Before anything runs, with and without an index. A number could mean two things."""
     for name in ("blocks.0.attention.heads[0]", "blocks.*.residual"):
         with pytest.raises(UserError) as raised, patch(model, {name: edit}):
             pass
