@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; _HOME says the same at run time
     from lumenspark import inspect
+    from lumenspark.api import card, compress, evaluate, generate, prepare, push
     from lumenspark.inspect.architectures import inspect_names
     from lumenspark.inspect.patch import patch
     from lumenspark.inspect.trace import trace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # for editors and type checkers; _HOME says the same at run t
     )
     from lumenspark.pipeline import resume, train
     from lumenspark.recipe import Recipe
+    from lumenspark.runs.run import list_runs
+    from lumenspark.sweeps.runner import sweep
 
 __version__ = "0.2.0"
 
@@ -44,11 +47,19 @@ __all__ = [
     "LumiereModel",
     "Recipe",
     "__version__",
+    "card",
+    "compress",
+    "evaluate",
+    "generate",
     "inspect",
     "inspect_names",
+    "list_runs",
     "load",
     "patch",
+    "prepare",
+    "push",
     "resume",
+    "sweep",
     "trace",
     "train",
 ]
@@ -66,9 +77,17 @@ _HOME = {
     "LumensparkModel": "lumenspark.models",
     "LumensparkCache": "lumenspark.models",
     "Recipe": "lumenspark.recipe",
+    "card": "lumenspark.api",
+    "compress": "lumenspark.api",
+    "evaluate": "lumenspark.api",
+    "generate": "lumenspark.api",
     "inspect_names": "lumenspark.inspect.architectures",
+    "list_runs": "lumenspark.runs.run",
     "load": "lumenspark.loading",
     "patch": "lumenspark.inspect.patch",
+    "prepare": "lumenspark.api",
+    "push": "lumenspark.api",
+    "sweep": "lumenspark.sweeps.runner",
     "trace": "lumenspark.inspect.trace",
     "train": "lumenspark.pipeline",
     "resume": "lumenspark.pipeline",

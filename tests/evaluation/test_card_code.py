@@ -13,7 +13,7 @@ from hub_stand_in import Hub
 from model_hub import ModelHub
 
 from lumenspark.model_card.card import check_card, write_card
-from lumenspark.push import push
+from lumenspark.upload import push
 
 FIRST_BLOCK = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
 WITHOUT_THIS_PACKAGE = "import sys\nsys.modules['lumenspark'] = None\n"

@@ -18,7 +18,7 @@ from lumenspark.errors import UserError
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.results import store
 from lumenspark.model_card.card import build_card
-from lumenspark.push import push
+from lumenspark.upload import push
 
 TOKEN = "hf_a_token_of_the_stand_in"
 
@@ -33,7 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_what_arrives_is_the_model(run: Path, hub: Hub, tmp_path: Path) -> None:
     """In a process of its own, pointed to the stand-in as a user would do it."""
     program = (
-        "import sys; from pathlib import Path; from lumenspark.push import push; "
+        "import sys; from pathlib import Path; from lumenspark.upload import push; "
         "print(push(Path(sys.argv[1]), 'someone/tiny'))"
     )
     settings = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}

@@ -1,7 +1,6 @@
 """Arguments shared by several commands: how to load a model, and the text to read."""
 
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lumenspark.cli.parsing import default
@@ -79,6 +78,6 @@ class CorpusArguments:
 
 def run_named(model: str) -> "Run | None":
     """The run that ``model`` names; None for a model folder or a hub id."""
-    from lumenspark.runs.run import find_run
+    from lumenspark.runs import run
 
-    return None if (Path(model) / "config.json").is_file() else find_run(model)
+    return run.run_named(model)

@@ -6,9 +6,7 @@ from lumenspark.cli.parsing import parse_recipe
 def main(arguments: list[str]) -> None:
     description = "Tokenize the corpus of a recipe into the token cache that train reads."
     recipe = parse_recipe("prepare", description, arguments)
-    from lumenspark.resolve import open_recipe_corpus, prepare_recipe_tokens, with_full_names
+    from lumenspark.api import prepare
 
-    recipe = with_full_names(recipe)
-    corpus = open_recipe_corpus(recipe)
-    tokens = prepare_recipe_tokens(recipe, corpus, print, check_every_byte=True)
+    tokens = prepare(recipe)
     print(f"vocabulary of {tokens.vocab_size:,}; token cache: {tokens.folder}")

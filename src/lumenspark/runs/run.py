@@ -216,6 +216,11 @@ def find_run(name: str) -> Run | None:
     return matching[0] if matching else None
 
 
+def run_named(model: str) -> Run | None:
+    """The run that the name of a model means; None for a model folder or a hub id."""
+    return None if (Path(model) / "config.json").is_file() else find_run(model)
+
+
 def get_run(name: str) -> Run:
     """As :func:`find_run`. Raises UserError if none matches."""
     run = find_run(name)
