@@ -11,8 +11,9 @@ ROOT = Path(lumenspark.__file__).parent
 # From the top to the bottom: a part imports its own files and what stands in lower rows.
 LAYERS = [
     ["cli"],
-    ["records", "sweep"],
-    ["pipeline", "compression", "push"],
+    ["api"],
+    ["records", "sweeps"],
+    ["pipeline", "compression", "upload"],
     ["final_report"],
     ["training"],
     ["model_card", "inspect", "generation"],

@@ -9,8 +9,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,8 +26,8 @@ except ImportError:  # Windows, where a file that is open cannot be deleted anyw
 WAIT_FOR_LOCK = 60.0  # seconds; such locks are held for milliseconds
 LARGE = 256 * 2**20  # bytes; larger files are verified by a sample, which avoids slow reads
 _PIECES, _PIECE = 64, 2**20
-# .evaluation.json.k3x9_2ab, .saving-k3x9_2ab: tempfile adds eight characters. Not
-# .env.template.
+# .evaluation.json.0a1b2c3d, .saving-0a1b2c3d: see _temporary. Earlier versions added letters up to
+# z and underscores. Not .env.template.
 _TEMPORARY = re.compile(r"\.(.+\.(json|jsonl|md|svg|html|yaml|bin|txt)\.|.+-)[a-z0-9_]{8}")
 
 
@@ -81,17 +81,17 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     with _temporary_files_lock(path.parent):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        _lock(descriptor)
+        temporary = _temporary(path.parent, f".{path.name}.")
+        file = temporary.open("xb")  # tempfile would make it readable for its owner alone
+        _lock(file.fileno())
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
 
@@ -114,7 +114,8 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
     :func:`remove_leftovers`.
     """
     with _temporary_files_lock(parent):
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        folder = _temporary(parent, prefix)
+        folder.mkdir()
         descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
         if descriptor is not None:
             _lock(descriptor)
@@ -124,6 +125,25 @@ def temporary_folder(parent: Path, prefix: str) -> Iterator[Path]:
         if descriptor is not None:
             os.close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(parent: Path, prefix: str) -> Path:
+    """The path of a new temporary file or folder."""
+    return parent / f"{prefix}{secrets.token_hex(4)}"
+
+
+def give_default_permissions(folder: Path) -> None:
+    """Give every file below ``folder`` the permissions of a new file there.
+
+    safetensors writes files that only their owner can read.
+    """
+    sample = _temporary(folder, ".permissions-")
+    sample.touch()
+    mode = sample.stat().st_mode & 0o777
+    sample.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def remove_leftovers(parent: Path, prefix: str = ".") -> None:
@@ -262,9 +282,9 @@ def new_folder(out: Path) -> Iterator[Path]:
             raise UserError(f"{out} cannot be created: {error.strerror}") from error
         yield folder
         try:
+            give_default_permissions(folder)
             for path in folder.rglob("*"):
                 if path.is_file():
-                    path.chmod(0o644)  # safetensors writes files with mode 0600
                     with path.open("rb+") as file:
                         os.fsync(file.fileno())
             if exists:

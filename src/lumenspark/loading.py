@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lumenspark.errors import UserError, quoted, reading
 from lumenspark.hub import fetch, split_revision
@@ -26,6 +26,11 @@ from lumenspark.model_folder import (
 from lumenspark.quiet import quiet
 from lumenspark.runs.run import model_source, runs_folder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from lumenspark.models.registry import LanguageModel
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 MODULES_PER_TENSOR, MORE_MODULES = 50, 10_000  # common models have up to 3 modules per tensor
 FEW_NUMBERS = 10**6
@@ -40,14 +45,14 @@ def load(
     trust_remote_code: bool = False,
     revision: str | None = None,
     full_check: bool = False,
-) -> tuple[Any, Any]:
+) -> "tuple[LanguageModel, PreTrainedTokenizerFast]":
     """Load a model for evaluation and generation: ``model, tokenizer = lumenspark.load("latest")``.
 
-    Works for every causal language model that transformers can load from safetensors; ``name`` as
-    in :func:`locate`. The tensors in the folder must match those of the model exactly. Files of a
-    checkpoint of this package are verified by digest, large ones by a sample unless ``full_check``.
-    No code of the folder is run unless ``trust_remote_code``. ``model.hub_revision`` is the commit
-    of a hub model, else None.
+    Works for every causal language model that transformers can load from safetensors, whose class
+    is that of its architecture; ``name`` as in :func:`locate`. The tensors in the folder must match
+    those of the model exactly. Files of a checkpoint of this package are verified by digest, large
+    ones by a sample unless ``full_check``. No code of the folder is run unless
+    ``trust_remote_code``. ``model.hub_revision`` is the commit of a hub model, else None.
 
     Raises UserError if the model cannot be loaded.
     """

@@ -14,7 +14,7 @@ import pytest
 from command_line import lumenspark, overrides
 
 from lumenspark.cli import run
-from lumenspark.sweep.trials import Trial, read_trials
+from lumenspark.sweeps.trials import Trial, read_trials
 
 Capture = pytest.CaptureFixture[str]
 GRID = ("--vary", "optim.muon_lr=0.01,0.04")

@@ -18,7 +18,7 @@ from lumenspark.errors import UserError
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.evaluation.results import store
 from lumenspark.model_card.card import build_card
-from lumenspark.push import push
+from lumenspark.upload import push
 
 TOKEN = "hf_a_token_of_the_stand_in"
 
@@ -33,7 +33,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_what_arrives_is_the_model(run: Path, hub: Hub, tmp_path: Path) -> None:
     """In a process of its own, pointed to the stand-in as a user would do it."""
     program = (
-        "import sys; from pathlib import Path; from lumenspark.push import push; "
+        "import sys; from pathlib import Path; from lumenspark.upload import push; "
         "print(push(Path(sys.argv[1]), 'someone/tiny'))"
     )
     settings = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
@@ -52,7 +52,7 @@ def test_what_arrives_is_the_model(run: Path, hub: Hub, tmp_path: Path) -> None:
     for name in ("model.safetensors", "config.json", "tokenizer.json", "modeling_tiny.py"):
         assert hub.files[name] == (folder / name).read_bytes()
     assert hub.files["loss.svg"] == (run / "loss.svg").read_bytes()
-    assert hub.files["README.md"].decode() == str(build_card(run))
+    assert hub.files["README.md"].decode() == str(build_card(run, hub_id="someone/tiny"))
     assert not {"trainer.json", "trainer.safetensors", "complete.json"} & hub.files.keys()
     assert not (run / "README.md").exists()
 

@@ -21,7 +21,7 @@ from lumenspark.evaluation.results import read_evaluations
 from lumenspark.evaluation.weights import load_to_score, weights_in
 from lumenspark.files import file_digest, weights_digest
 from lumenspark.model_card.card import build_card, check_card, write_card
-from lumenspark.push import push
+from lumenspark.upload import push
 
 WRITER = """
 import json, sys

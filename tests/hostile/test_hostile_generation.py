@@ -294,7 +294,7 @@ def test_a_prompt_that_is_no_text_is_refused_in_python(prompt: object) -> None:
     with pytest.raises(UserError, match=r"a prompt is a|is half a character"):
         stream(model, tokenizer, prompt, Sampling(), io.StringIO())
     if prompt is not None and not isinstance(prompt, list):
-        with pytest.raises(ValueError, match=r"a prompt is a|is half a character|text is a"):
+        with pytest.raises(ValueError, match=r"a prompt is a|is half a character"):
             model.generate(text=prompt, tokenizer=tokenizer)
     with pytest.raises(ValueError, match=r"a prompt is a|is half a character"):
         model.generate(text=["the", prompt], tokenizer=tokenizer)

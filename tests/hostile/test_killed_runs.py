@@ -19,7 +19,7 @@ from command_line import SMALL
 from lumenspark import pipeline
 from lumenspark.runs.checkpoint import verify_checkpoint
 from lumenspark.runs.run import list_runs
-from lumenspark.sweep.runner import sweep
+from lumenspark.sweeps.runner import sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -1,5 +1,6 @@
 """Errors of patches: names, indices, results."""
 
+import re
 from typing import Any
 
 import pytest
@@ -106,3 +107,25 @@ def test_a_malformed_name_is_an_error(model: LumiereForCausalLM, ids: Tensor, wr
     with pytest.raises(UserError, match="is not a tensor name"), patch(model, {written: zero}):
         logits_of(model, ids)
     assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("edit", [0, 1.5, "zero", None, [0.0], torch.zeros(1)], ids=repr)
+def test_an_edit_that_is_no_function_is_an_error_that_says_what_one_is(
+    edit: Any, model: Any
+) -> None:
+    """Before anything runs, with and without an index. A number could mean two things."""
+    for name in ("blocks.0.attention.heads[0]", "blocks.*.residual"):
+        with pytest.raises(UserError) as raised, patch(model, {name: edit}):
+            pass
+        message = str(raised.value)
+        assert message.startswith(f"the edit of {name} is a {type(edit).__name__}: give a function")
+        assert "zero" in message
+        assert "replace(" in message
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize("edits", [None, "blocks.0.residual", ["blocks.0.residual"], 0], ids=repr)
+def test_edits_that_are_no_mapping_are_an_error(edits: Any, model: Any) -> None:
+    message = 'give them by name, such as {"blocks.0.attention.heads[0]": zero}'
+    with pytest.raises(UserError, match=re.escape(message)), patch(model, edits):
+        pass

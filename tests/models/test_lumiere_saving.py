@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_models import Config, Model, both_families, new_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig
 
+from lumenspark.compression.svd import compress
 from lumenspark.models import LumiereConfig, LumiereForCausalLM
 
 
@@ -73,21 +74,36 @@ LUMIERE_FILES = [
     "generation",
     "guidance",
     "layers",
-    "lowrank_linear",
     "modeling_lumiere",
-    "module_ranks",
     "packing",
-    "peft_names",
     "sampling",
     "tensor_names",
     "truncation",
 ]
 
 
-def test_lumiere_ships_no_low_rank_attention(folder: Path) -> None:
-    """``lowrank_linear`` does travel: ``module_ranks`` of a compressed Lumiére needs it."""
+LOW_RANK_FILES = ["lowrank_linear", "modeling_lumiere_lowrank", "module_ranks", "peft_names"]
+
+
+def test_lumiere_ships_the_code_that_it_uses(folder: Path, tmp_path: Path) -> None:
+    """Low-rank layers have code of their own, beside the weights of a model that has some."""
     assert sorted(path.stem for path in folder.glob("*.py")) == LUMIERE_FILES
-    assert not any("lowrank_attention" in name for name in LUMIERE_FILES)
+    model = LumiereForCausalLM.from_pretrained(folder)
+    compress(model, rank=4)
+    for again in (tmp_path / "compressed", tmp_path / "again"):
+        model.save_pretrained(again)
+        files = sorted(path.stem for path in again.glob("*.py"))
+        assert files == sorted([*LUMIERE_FILES, *LOW_RANK_FILES])
+        written = json.loads((again / "config.json").read_text())["auto_map"]
+        assert written == {
+            "AutoConfig": "configuration_lumiere.LumiereConfig",
+            "AutoModel": "modeling_lumiere_lowrank.LumiereBackbone",
+            "AutoModelForCausalLM": "modeling_lumiere_lowrank.LumiereForCausalLM",
+            "AutoModelForSequenceClassification": (
+                "modeling_lumiere_lowrank.LumiereForSequenceClassification"
+            ),
+        }
+        model = LumiereForCausalLM.from_pretrained(again)
 
 
 @both_families

@@ -8,6 +8,7 @@ from small_models import Model, both_families, plain_greedy
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
+import lumenspark
 from lumenspark.models import LumiereForCausalLM
 
 
@@ -34,6 +35,47 @@ def test_a_string_gives_a_string_and_a_list_a_list(
     assert model.generate(text=prompts[0], max_new_tokens=30) == expected[0]
     assert model.generate(text=prompts, max_new_tokens=30) == expected
     assert model.generate(text=prompts[:1], max_new_tokens=30) == expected[:1]
+
+
+@both_families
+def test_the_first_argument_may_be_the_text(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The tokenizer is the one beside the weights, after ``lumenspark.load`` too."""
+    prompts = ["The lamp", "Ships that come from the south"]
+    for model in (AutoModelForCausalLM.from_pretrained(folder), lumenspark.load(str(folder))[0]):
+        expected = [expected_text(model, tokenizer, prompt, 30) for prompt in prompts]
+        assert model.generate(prompts[0], max_new_tokens=30) == expected[0]
+        assert model.generate(prompts, max_new_tokens=30) == expected
+        assert model.generate(tuple(prompts), max_new_tokens=30) == expected
+        settings = GenerationConfig(max_new_tokens=30)
+        assert model.generate(inputs=prompts[0], generation_config=settings) == expected[0]
+        assert model.generate(prompts[0], settings) == expected[0]
+    torch.manual_seed(0)
+    sampled = model.generate(prompts, max_new_tokens=30, temperature=0.9, num_return_sequences=2)
+    torch.manual_seed(0)
+    assert sampled == model.generate(
+        text=prompts, max_new_tokens=30, temperature=0.9, num_return_sequences=2
+    )
+
+
+def test_a_first_argument_that_is_neither_ids_nor_text_is_an_error(
+    model: LumiereForCausalLM, tokenizer: PreTrainedTokenizerFast, ids: torch.Tensor
+) -> None:
+    encoded = tokenizer("The lamp", return_tensors="pt")
+    for first, arguments, message in (
+        ([3, 4], {}, "a prompt is a int: it must be a string"),
+        ([], {}, "a prompt has no tokens"),
+        (7, {}, "a prompt is a int: it must be a string, or a list of them"),
+        (encoded, {}, r"a BatchEncoding: write generate\(\*\*inputs\)"),
+        ("The lamp", {"text": "Ships"}, "give either text or inputs, not both"),
+        (ids, {"text": "Ships"}, "give either text or input_ids, not both"),
+        ("The lamp", {"input_ids": ids}, "give either text or input_ids, not both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(first, tokenizer=tokenizer, **arguments)
+    with pytest.raises(ValueError, match="not loaded from a folder, so pass tokenizer="):
+        model.generate("The lamp")
 
 
 def test_the_text_starts_with_the_prompt_as_it_was_given(

@@ -21,7 +21,7 @@ from lumenspark.files import temporary_folder
 from lumenspark.runs.checkpoint import read_marker
 from lumenspark.runs.metrics import MetricsLog, read_metrics
 from lumenspark.runs.run import BEGINNING, Run, find_run, list_runs, make_run, tidy_runs
-from lumenspark.sweep.runner import sweep
+from lumenspark.sweeps.runner import sweep
 
 MEASURED = '{"step": 2, "tokens": 64, "loss": 5.5}\n'
 EVENT = '{"step": 2, "event": "rollback", "loss": "nan"}\n'

@@ -16,7 +16,7 @@ from lumenspark.model_card.card import check_card
 from lumenspark.runs.checkpoint import read_marker, verify_checkpoint
 from lumenspark.runs.metrics import MetricsLog, read_metrics
 from lumenspark.runs.run import Run, list_runs
-from lumenspark.sweep.runner import sweep
+from lumenspark.sweeps.runner import sweep
 from lumenspark.training.session import Session
 
 

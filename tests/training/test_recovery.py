@@ -18,7 +18,7 @@ from lumenspark.files import write_json
 from lumenspark.model_card.card import check_card
 from lumenspark.runs.checkpoint import State, read_marker, read_state, verify_checkpoint
 from lumenspark.runs.run import Run, list_runs, new_run
-from lumenspark.sweep.runner import sweep
+from lumenspark.sweeps.runner import sweep
 from lumenspark.training.checkpointer import Checkpointer
 from lumenspark.training.interrupts import Stopped
 from lumenspark.training.session import Session

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lumenspark.cli.parsing import default
@@ -84,6 +83,6 @@ def _say(sentence: str) -> None:
 
 def run_named(model: str) -> "Run | None":
     """The run that ``model`` names; None for a model folder or a hub id."""
-    from lumenspark.runs.run import find_run
+    from lumenspark.runs import run
 
-    return None if (Path(model) / "config.json").is_file() else find_run(model)
+    return run.run_named(model)

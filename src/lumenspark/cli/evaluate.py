@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -43,11 +42,10 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "evaluate", arguments)
+    from lumenspark.api import keep
     from lumenspark.evaluation.perplexity import evaluate
-    from lumenspark.evaluation.results import describe, store
+    from lumenspark.evaluation.results import describe
     from lumenspark.evaluation.weights import load_to_score
-    from lumenspark.model_card.card import update_card
-    from lumenspark.runs.run import runs_folder
 
     if options.text.corpus.headings != CorpusOptions.headings:
         raise UserError(
@@ -70,24 +68,8 @@ def main(arguments: list[str]) -> None:
             progress=progress,
         )
     try:  # results are printed if storing fails, and stored if printing fails
-        if run is not None:
-            folder, checkpoint = run.path, options.load.checkpoint
-        elif Path(options.model).is_dir():
-            folder, checkpoint = Path(options.model), options.model
-        else:  # a hub model
-            folder = runs_folder() / "evaluations" / options.model.replace("/", "--")
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint = options.model
-        store(
-            folder,
-            figures,
-            checkpoint=checkpoint,
-            step=weights.step,
-            weights=weights.digest,
-            command=shlex.join(["lumenspark", "evaluate", *arguments]),
-        )
-        if run is not None:
-            update_card(run.path, options.load.checkpoint)
+        command = shlex.join(["lumenspark", "evaluate", *arguments])
+        keep(figures, options.model, run, options.load.checkpoint, weights, command)
     finally:
         print(json.dumps(figures.to_dict(), indent=2) if options.json else describe(figures))
 

@@ -6,8 +6,8 @@ from lumenspark.cli.parsing import parse_recipe
 from lumenspark.errors import UserError
 from lumenspark.recipe import recipe_names
 
-ABOUT = """Tokenize the corpus of a recipe into the token cache that train reads. Instead of a recipe, a
-corpus can be named: lumenspark prepare tales.
+ABOUT = """Tokenize the corpus of a recipe into the token cache that train reads. Instead of a
+recipe, a corpus can be named: lumenspark prepare tales.
 --facts             write the text of tales, and what is known about each sentence, into a folder
                     of its name: who each pronoun means, who is where and holds what, and which
                     word determines which"""
@@ -22,15 +22,17 @@ def main(arguments: list[str]) -> None:
 
     recipe = with_full_names(recipe)
     corpus = open_recipe_corpus(recipe, print)
-    if facts and not isinstance(corpus, Tales):
+    tales = corpus if isinstance(corpus, Tales) else None
+    if facts and tales is None:
         raise UserError(f"--facts is for tales, not for {corpus.name}: name tales as the data")
     tokens = prepare_recipe_tokens(recipe, corpus, print, check_every_byte=True)
     print(f"vocabulary of {tokens.vocab_size:,}; token cache: {tokens.folder}")
-    if isinstance(corpus, Tales):
-        print(f"entropy: {corpus.entropy('test'):.4f} bits per byte, which no model can beat")
+    if tales is None:
+        return
+    print(f"entropy: {tales.entropy('test'):.4f} bits per byte, which no model can beat")
     if facts:
-        folder = Path(corpus.name)
-        corpus.write_facts(folder)
+        folder = Path(tales.name)
+        tales.write_facts(folder)
         print(f"text and facts: {folder.resolve()}")
 
 

@@ -24,8 +24,6 @@ class Arguments:
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "push", arguments)
-    from lumenspark.push import push
-    from lumenspark.runs.run import get_run
+    from lumenspark.api import push
 
-    run = get_run(options.run)
-    print(push(run.path, options.repository, options.checkpoint, private=options.private))
+    print(push(options.run, options.repository, options.checkpoint, private=options.private))

@@ -14,7 +14,7 @@ from lumenspark.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lumenspark.sweep.trials import Trial
+    from lumenspark.sweeps.trials import Trial
 
 ABOUT = """Train over a grid or search of hyperparameters; print trials, best first.
 --vary KEY=A,B,C    values to try; several keys give all combinations
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     vary = read_vary(options.vary)
     if "train.steps" in vary and any(each.split("=")[0] == "--budget" for each in others):
         raise UserError("--budget sets train.steps, so both cannot be given: leave one out")
-    from lumenspark.sweep.runner import sweep
+    from lumenspark.sweeps.runner import sweep
     from lumenspark.training.trainer import Stopped
 
     try:

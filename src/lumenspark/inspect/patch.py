@@ -28,11 +28,11 @@ def patch(model: Any, edits: Mapping[str, Edit]) -> Iterator[None]:
     run the backward pass inside the block, since it repeats the forward pass. Functions compiled
     around the model earlier ignore patches.
 
-    Raises UserError for unknown names and, in the forward pass, for an index or a result that
-    does not fit.
+    Raises UserError for unknown names, for an edit that is not a function and, in the forward
+    pass, for an index or a result that does not fit.
     """
     functions: dict[str, HookFunction] = {}
-    for written, edit in edits.items():
+    for written, edit in _checked(edits).items():
         pattern, index = split_index(written)
         for name in select_names(model, [pattern]):
             change = _change(name, index, edit)
@@ -74,6 +74,22 @@ def add(vector: Tensor | float) -> Edit:
         return tensor + torch.as_tensor(vector).to(tensor)
 
     return edit
+
+
+def _checked(edits: Any) -> Mapping[str, Edit]:
+    if not isinstance(edits, Mapping):
+        raise UserError(
+            f"the edits are a {type(edits).__name__}: give them by name, such as "
+            '{"blocks.0.attention.heads[0]": zero}'
+        )
+    for written, edit in edits.items():
+        if not callable(edit):
+            raise UserError(
+                f"the edit of {written} is a {type(edit).__name__}: give a function from the "
+                "tensor to its replacement, such as zero, mean, replace(value) or add(value) of "
+                "lumenspark.inspect"
+            )
+    return edits
 
 
 def _change(name: str, index: Index, edit: Edit) -> HookFunction:

@@ -1,7 +1,8 @@
 """The model card of a run: README.md, generated from the run's files alone.
 
-The card is a pure function of those files (date included), so it is verified by generating it
-again. Sections are those of the Lumiére model card; the layout is ``template.md``.
+The card is a pure function of those files (date included) and of the folder that its code names, so
+it is verified by generating it again. Sections are those of the Lumiére model card; the layout is
+``template.md``.
 """
 
 import difflib
@@ -16,12 +17,13 @@ from lumenspark.files import changing, write_file
 from lumenspark.model_card import sections as sections
 from lumenspark.model_card.families import Family, family_of
 from lumenspark.model_card.markdown import text
-from lumenspark.model_card.run_files import RunFiles, read_run
+from lumenspark.model_card.run_files import RunFiles, checkpoint_folder, read_run
 
 TEMPLATE = Path(__file__).parent / "template.md"
 CLOSING_LINE = re.compile(
     r"This model card was generated on [\w ,]+ using model checkpoint '([\w.-]+)' from run '"
 )
+FOLDER_LINE = re.compile(r'name = "([^"\\]+)"')
 LONGEST_LINE = 200  # characters of a card's line in a message
 METRICS = (
     ("loss", "loss", "loss (nats per token)"),
@@ -31,8 +33,8 @@ METRICS = (
 )
 
 
-def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
-    """The card of a checkpoint of a run.
+def build_card(run: Path, checkpoint: str = "best", hub_id: str | None = None) -> ModelCard:
+    """The card of a checkpoint of a run; its code loads ``hub_id``, or the folder where it is.
 
     Raises UserError for a missing checkpoint, and for missing or damaged files. Without evaluations
     the card says so.
@@ -43,10 +45,10 @@ def build_card(run: Path, checkpoint: str = "best") -> ModelCard:
         "the card needs recipe.yaml, environment.json, metrics.jsonl, evaluation.json and the "
         "checkpoint's files as they were written",
     ):
-        return _card(files)
+        return _card(files, hub_id)
 
 
-def _card(files: RunFiles) -> ModelCard:
+def _card(files: RunFiles, hub_id: str | None) -> ModelCard:
     """Raises any exception for files with unexpected content."""
     family = family_of(str(files.config["model_type"]))
     card = ModelCard.from_template(
@@ -65,7 +67,7 @@ def _card(files: RunFiles) -> ModelCard:
         strengths=sections.strengths(files, family),
         limitations=sections.limitations(files),
         components=sections.components(files, family),
-        usage=sections.usage(files),
+        usage=sections.usage(files, hub_id),
         license_text=sections.license_text(files),
         authors=sections.authors(files),
     )
@@ -84,16 +86,19 @@ def write_card(run: Path, checkpoint: str = "best") -> Path:
 def check_card(run: Path, checkpoint: str | None = None) -> list[str]:
     """Differences between ``README.md`` and a newly generated card, one sentence per line.
 
-    ``checkpoint`` defaults to the one in the card's closing line, else ``best``. Raises UserError
-    for a missing card, and as :func:`build_card`.
+    ``checkpoint`` defaults to the one in the card's closing line, else ``best``. The run may have
+    been moved since. Raises UserError for a missing card, and as :func:`build_card`.
     """
     path = run / "README.md"
     if not path.is_file():
         raise UserError(f"{run} has no README.md yet: `lumenspark card {run.name}` writes it")
     written = _lines(path)
-    expected = str(build_card(run, checkpoint or _named_checkpoint(written))).splitlines()
+    checkpoint = checkpoint or _named_checkpoint(written)
+    expected = str(build_card(run, checkpoint)).splitlines()
+    folder = checkpoint_folder(run, checkpoint).resolve()
     problems = []
-    matcher = difflib.SequenceMatcher(None, written, expected, autojunk=False)
+    found = [_where_it_is(line, folder) for line in written]
+    matcher = difflib.SequenceMatcher(None, found, expected, autojunk=False)
     for kind, first, last, expected_first, expected_last in matcher.get_opcodes():
         if kind == "equal":
             continue
@@ -131,6 +136,13 @@ def _named_checkpoint(card: list[str]) -> str:
     """The checkpoint in the card's closing line, else ``best``."""
     named = [match[1] for line in card if (match := CLOSING_LINE.match(line))]
     return named[-1] if named else "best"
+
+
+def _where_it_is(line: str, folder: Path) -> str:
+    """A card's line; one that names ``folder`` where it was before names it where it is."""
+    match = FOLDER_LINE.fullmatch(line)
+    moved = match is not None and Path(match[1]).parts[-3:] == folder.parts[-3:]
+    return sections.source_line(folder) if moved else line
 
 
 def _metadata(files: RunFiles, family: Family) -> ModelCardData:

@@ -24,6 +24,7 @@ class RunFiles:
 
     run_id: str
     checkpoint: str
+    folder: Path  # of the checkpoint; absolute
     recipe: dict[str, Any]
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
@@ -55,6 +56,7 @@ def read_run(run: Path, checkpoint: str) -> RunFiles:
     return RunFiles(
         run_id=run.resolve().name,
         checkpoint=checkpoint,
+        folder=folder.resolve(),
         recipe=_read(run / "recipe.yaml", yaml.safe_load),
         environment=_read(run / "environment.json", json.loads),
         metrics=metrics.measurements,

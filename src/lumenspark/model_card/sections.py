@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
@@ -381,30 +381,39 @@ def components(files: RunFiles, family: Family) -> str:
     return bullets((*family.components, ("Padding Handling", padding), ("Output Layer", output)))
 
 
-def usage(files: RunFiles) -> str:
+def usage(files: RunFiles, hub_id: str | None) -> str:
+    """Code that loads the model: from ``hub_id``, or from the run's folder on this machine."""
+    # The tokenizer needs no code, but transformers reads the config first, and would ask the user.
     own_code = ", trust_remote_code=True" if "auto_map" in files.config else ""
-    name = printable(files.run_id)
+    name = hub_id or printable(files.run_id)
     transformers = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-folder = "."  # the folder of model.safetensors, or the hub id
-generate = pipeline("text-generation", model=folder{own_code})
+{source_line(hub_id or files.folder)}
+generate = pipeline("text-generation", model=name{own_code})
 print(generate("The film was")[0]["generated_text"])
 
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder{own_code})"""
+tokenizer = AutoTokenizer.from_pretrained(name{own_code})
+model = AutoModelForCausalLM.from_pretrained(name{own_code})"""
+    data = " --data my-folder" if hub_id else ""
     command = f"""\
 lumenspark generate {shlex.quote(name)} "The film was"
-lumenspark evaluate {shlex.quote(name)}"""
+lumenspark evaluate {shlex.quote(name)}{data}"""
     package = f"""\
 import lumenspark
 
 model, tokenizer = lumenspark.load({json.dumps(name, ensure_ascii=False)})"""
+    place = "" if hub_id else ", next to the run"
     return (
         f"With transformers alone:\n\n{fenced(transformers, 'python')}\n\n"
-        f"With lumenspark, next to the run:\n\n{fenced(command, 'bash')}\n\n"
+        f"With lumenspark{place}:\n\n{fenced(command, 'bash')}\n\n"
         f"{fenced(package, 'python')}"
     )
+
+
+def source_line(source: str | Path) -> str:
+    """The line of the card's code that names the model: a hub id, or an absolute folder."""
+    return f"name = {json.dumps(printable(str(source)), ensure_ascii=False)}"
 
 
 def license_text(files: RunFiles) -> str:

@@ -65,19 +65,18 @@ class LumiereConfig(PreTrainedConfig):
                 f"intermediate_size={self.intermediate_size} must be at least 12, which makes 8 "
                 "gated units"
             )
-        # The code that save_pretrained copies beside the weights, for trust_remote_code.
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "configuration_lumiere.LumiereConfig",
-                "AutoModel": "modeling_lumiere.LumiereBackbone",
-                "AutoModelForCausalLM": "modeling_lumiere.LumiereForCausalLM",
-                "AutoModelForSequenceClassification": (
-                    "modeling_lumiere.LumiereForSequenceClassification"
-                ),
-            },
-        )
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the code beside the weights that trust_remote_code runs."""
+        code = "modeling_lumiere_lowrank" if self.module_ranks else "modeling_lumiere"
+        auto_map = {
+            "AutoConfig": "configuration_lumiere.LumiereConfig",
+            "AutoModel": f"{code}.LumiereBackbone",
+            "AutoModelForCausalLM": f"{code}.LumiereForCausalLM",
+            "AutoModelForSequenceClassification": f"{code}.LumiereForSequenceClassification",
+        }
+        return {**super().to_dict(), "auto_map": auto_map}
 
     @property
     def head_dim(self) -> int:

@@ -5,6 +5,7 @@ full, its newest half is encoded again from position 0 and the rest is dropped. 
 treated like left padding: its entry in the attention mask becomes 0.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -45,30 +46,35 @@ class TextGenerationMixin(GenerationMixin):
 
     def generate(
         self,
-        inputs: Tensor | None = None,
+        inputs: Tensor | str | list[str] | None = None,
         *args: Any,
         text: str | list[str] | None = None,
         tokenizer: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """``generate(text="…")``: prompt and continuation as a string (a list for a list).
+        """``generate("…")``: prompt and continuation as a string (a list for a list).
 
-        The tokenizer is ``tokenizer``, or the one saved beside the weights. Samples if one of
-        ``temperature, top_k, top_p, min_p, typical_p`` is given, unless ``do_sample`` is set;
-        ``num_return_sequences`` above 1 returns a list, grouped by prompt. With
-        ``return_dict_in_generate`` the output is that of transformers, with the texts as ``text``.
-        Without ``text`` this is ``GenerationMixin.generate``. In both, ``temperature=0`` is greedy
-        decoding.
+        ``text="…"`` is the same by name. The tokenizer is ``tokenizer``, or the one saved beside
+        the weights. Samples if one of ``temperature, top_k, top_p, min_p, typical_p`` is given,
+        unless ``do_sample`` is set; ``num_return_sequences`` above 1 returns a list, grouped by
+        prompt. With ``return_dict_in_generate`` the output is that of transformers, with the texts
+        as ``text``. With token ids (B, T) this is ``GenerationMixin.generate``. In both,
+        ``temperature=0`` is greedy decoding.
 
         Raises ValueError if there is no tokenizer, if the text is not a string or has no tokens,
         and for invalid settings.
         """
         if kwargs.get("cache_implementation") == "paged":
             raise ValueError(NOT_CONTINUOUS)
+        ids = inputs if isinstance(inputs, Tensor) else None
         if text is None:
-            return super().generate(inputs, *args, tokenizer=tokenizer, **kwargs)
+            text = _text_of(inputs)
+        elif inputs is not ids:
+            raise ValueError("give either text or inputs, not both")
+        if text is None:
+            return super().generate(ids, *args, tokenizer=tokenizer, **kwargs)
         for name in ("input_ids", "inputs_embeds", "attention_mask"):
-            if kwargs.get(name) is not None or inputs is not None:
+            if kwargs.get(name) is not None or ids is not None:
                 raise ValueError(f"give either text or {name}, not both")
         prompts = [text] if isinstance(text, str) else _listed(text)
         tokenizer = tokenizer if tokenizer is not None else self._own_tokenizer()
@@ -102,8 +108,8 @@ class TextGenerationMixin(GenerationMixin):
         if getattr(self, "_tokenizer_beside_weights", None) is None:
             if not self.name_or_path:
                 raise ValueError(
-                    "generate(text=…) needs a tokenizer: this model was not loaded from a folder, "
-                    "so pass tokenizer="
+                    "generate() of a text needs a tokenizer: this model was not loaded from a "
+                    "folder, so pass tokenizer="
                 )
             try:
                 # Given a config, transformers does not ask to run the code in the folder.
@@ -112,13 +118,13 @@ class TextGenerationMixin(GenerationMixin):
                 )
             except (OSError, ValueError, KeyError) as error:
                 raise ValueError(
-                    f"generate(text=…) needs a tokenizer: none was found in {self.name_or_path!r}, "
-                    "so pass tokenizer="
+                    "generate() of a text needs a tokenizer: none was found in "
+                    f"{self.name_or_path!r}, so pass tokenizer="
                 ) from error
             except Exception as error:  # the files can have any content
                 raise ValueError(
-                    f"generate(text=…) needs a tokenizer: the one in {self.name_or_path!r} cannot "
-                    "be read, so pass tokenizer="
+                    "generate() of a text needs a tokenizer: the one in "
+                    f"{self.name_or_path!r} cannot be read, so pass tokenizer="
                 ) from error
         return self._tokenizer_beside_weights
 
@@ -262,11 +268,23 @@ class TextGenerationMixin(GenerationMixin):
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
 
 
+def _text_of(inputs: Any) -> Any:
+    """The first argument of ``generate`` as text; None for token ids.
+
+    Raises ValueError for the output of a tokenizer.
+    """
+    if isinstance(inputs, Mapping):
+        raise ValueError(
+            f"the first argument is a {type(inputs).__name__}: write generate(**inputs)"
+        )
+    return None if isinstance(inputs, Tensor) else inputs
+
+
 def _listed(texts: Any) -> list[str]:
     """Raises ValueError for a value that is not a list of prompts, such as numbers and bytes."""
     if isinstance(texts, bytes | bytearray) or not hasattr(texts, "__iter__"):
         raise ValueError(
-            f"text is a {type(texts).__name__}: it must be a string, or a list of them"
+            f"a prompt is a {type(texts).__name__}: it must be a string, or a list of them"
         )
     return list(texts)
 

@@ -1,4 +1,4 @@
-"""Small layers that the families share."""
+"""Small layers that the families share, and the initialisation of linear layers."""
 
 import torch
 from torch import Tensor, nn
@@ -35,3 +35,19 @@ class LayerScale(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden * self.scale
+
+
+def linear_std(layer: nn.Module, std: float) -> float:
+    """The standard deviation to initialise ``layer`` with, so that its product weights have
+    ``std``: lower for the factors of a ``LowRankLinear``, which carry ``factor_of_rank``.
+    """
+    rank = getattr(layer, "factor_of_rank", None)
+    return std if rank is None else factor_std(std, int(rank))
+
+
+def factor_std(std: float, rank: int) -> float:
+    """The standard deviation of two factors whose product has the standard deviation ``std``.
+
+    An entry of the product is a sum of ``rank`` products of independent entries.
+    """
+    return (std / rank**0.5) ** 0.5

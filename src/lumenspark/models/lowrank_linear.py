@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .layers import factor_std
 from .peft_names import patch_peft_lookup
 
 
@@ -87,19 +88,3 @@ class LowRankLinear(nn.Module):
 def highest_rank(in_features: int, out_features: int) -> int:
     """The highest rank whose two factors have fewer weights than the dense layer."""
     return (in_features * out_features - 1) // (in_features + out_features)
-
-
-def linear_std(layer: nn.Module, std: float) -> float:
-    """The standard deviation to initialise ``layer`` with, so that its product weights have
-    ``std``: lower for the factors of a :class:`LowRankLinear`, which carry ``factor_of_rank``.
-    """
-    rank = getattr(layer, "factor_of_rank", None)
-    return std if rank is None else factor_std(std, int(rank))
-
-
-def factor_std(std: float, rank: int) -> float:
-    """The standard deviation of two factors whose product has the standard deviation ``std``.
-
-    An entry of the product is a sum of ``rank`` products of independent entries.
-    """
-    return (std / rank**0.5) ** 0.5

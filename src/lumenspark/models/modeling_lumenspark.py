@@ -16,7 +16,7 @@ from .classification import SequenceClassificationMixin
 from .configuration_lumenspark import LumensparkConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
-from .layers import LayerScale
+from .layers import LayerScale, linear_std
 from .legacy_checkpoints import (
     HUB_ARGUMENTS,
     gpt2_tokenizer,
@@ -30,7 +30,7 @@ from .lowrank_attention_packed import packed_lowrank_attention
 from .lowrank_attention_recurrent import recurrent_lowrank_attention
 from .lowrank_attention_slots import LowRankSettings
 from .lowrank_attention_state import LowRankState
-from .lowrank_linear import LowRankLinear, linear_std
+from .lowrank_linear import LowRankLinear
 from .packing import Texts, low_rank_texts, recent_mask
 
 

@@ -1,5 +1,7 @@
 """Lumiére: RMSNorm, causal attention, SwiGLU, learned positions, tied output."""
 
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Cache, PreTrainedModel
 from transformers import initialization as init
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -15,9 +18,16 @@ from .classification import SequenceClassificationMixin
 from .configuration_lumiere import LumiereConfig
 from .decoder import DecoderMixin, LanguageModelMixin
 from .generation import TextGenerationMixin
-from .layers import SwiGLU
-from .lowrank_linear import linear_std
-from .module_ranks import apply_ranks
+from .layers import SwiGLU, linear_std
+
+
+def lowrank_code() -> Any:
+    """The module of models with ``module_ranks``.
+
+    Imported by name, since transformers copies every file in an import statement beside the
+    weights, and most models have no low-rank layers.
+    """
+    return import_module(".modeling_lumiere_lowrank", __package__)
 
 
 class LumiereAttention(nn.Module):
@@ -100,6 +110,12 @@ class LumierePreTrainedModel(PreTrainedModel):
     # Transformers searches this file for the attention interface, which attention.py uses.
     _can_set_attn_implementation_cached_value = True
 
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, which copies this file; of low-rank layers, their code too."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.config.module_ranks:
+            custom_object_save(lowrank_code().make_low_rank, save_directory)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights; layers that write to the residual stream start at zero.
@@ -126,7 +142,8 @@ class LumiereBackbone(DecoderMixin, LumierePreTrainedModel):
             LumiereBlock(config, index) for index in range(config.num_hidden_layers)
         )
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        apply_ranks(self, config.module_ranks, prefix="model.")
+        if config.module_ranks:
+            lowrank_code().make_low_rank(self)
         self.gradient_checkpointing = False
         self.post_init()
 

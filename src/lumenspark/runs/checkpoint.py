@@ -22,6 +22,7 @@ from lumenspark.files import (
     delete,
     file_digest,
     flush_folder,
+    give_default_permissions,
     sample_digest,
     set_aside,
     temporary_folder,
@@ -285,6 +286,7 @@ def _cannot_resume(path: Path) -> str | None:
 
 def _seal(staged: Path, step: int, about: dict[str, Any]) -> None:
     """Flush every file to disk, then write the completion marker."""
+    give_default_permissions(staged)
     digests, samples = {}, {}
     for path in sorted(staged.iterdir()):
         with path.open("rb+") as file:
@@ -304,7 +306,6 @@ def _put_in_place(staged: Path, final: Path) -> None:
     if os.path.lexists(final):
         final.rename(replaced)
     staged.rename(final)
-    final.chmod(0o755)  # temporary folders have mode 0700
     flush_folder(final.parent)
     if replaced.name.startswith(".replaced-") and os.path.lexists(replaced):
         delete(replaced)

@@ -157,7 +157,6 @@ def make_run(path: Path, recipe: Recipe, environment: dict[str, Any] | None = No
             run.write_recipe(recipe)
             if environment is not None:
                 write_json(folder / "environment.json", {"run": path.name} | environment)
-            folder.chmod(0o755)  # temporary folders have mode 0700
             folder.rename(path)
             flush_folder(path.parent)
     except OSError as error:
@@ -215,6 +214,11 @@ def find_run(name: str) -> Run | None:
         ids = ", ".join(run.id for run in matching)
         raise UserError(f"{quoted(name)} could be several runs: {ids}; give more letters")
     return matching[0] if matching else None
+
+
+def run_named(model: str) -> Run | None:
+    """The run that the name of a model means; None for a model folder or a hub id."""
+    return None if (Path(model) / "config.json").is_file() else find_run(model)
 
 
 def get_run(name: str) -> Run:

@@ -39,9 +39,9 @@ from lumenspark.resolve import (
 )
 from lumenspark.runs.checkpoint import State, prune_checkpoints
 from lumenspark.runs.run import Run, make_run, runs_folder, tidy_runs
-from lumenspark.sweep.search import Grid, Sampler, make_search
-from lumenspark.sweep.space import Range, Space, changes_cost, make_space
-from lumenspark.sweep.trials import Training, Trial, best_first, read_trials, write_trials
+from lumenspark.sweeps.search import Grid, Sampler, make_search
+from lumenspark.sweeps.space import Range, Space, changes_cost, make_space
+from lumenspark.sweeps.trials import Training, Trial, best_first, read_trials, write_trials
 from lumenspark.training.budget import fit_budget
 from lumenspark.training.interrupts import Stopped
 from lumenspark.training.model_factory import new_model

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lumenspark.errors import UserError
-from lumenspark.sweep.space import Range, Space
-from lumenspark.sweep.trials import Trial
+from lumenspark.sweeps.space import Range, Space
+from lumenspark.sweeps.trials import Trial
 
 
 class Grid:

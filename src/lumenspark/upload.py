@@ -42,7 +42,7 @@ def push(
             "the hub needs a token to upload: log in once with `hf auth login`, or set HF_TOKEN "
             "to a token with write permission"
         )
-    operations = _operations(run, checkpoint)
+    operations = _operations(run, checkpoint, repo_id)
     api = HfApi(endpoint=endpoint, token=token, library_name="lumenspark")
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -60,13 +60,13 @@ def push(
     return str(url)
 
 
-def _operations(run: Path, checkpoint: str) -> list[Any]:
+def _operations(run: Path, checkpoint: str, repo_id: str) -> list[Any]:
     """The files to upload, by name in the repository."""
     from huggingface_hub import CommitOperationAdd
 
     folder = checkpoint_folder(run, checkpoint)
     _check_checkpoint(folder)
-    card = str(build_card(run, checkpoint))
+    card = str(build_card(run, checkpoint, repo_id))
     paths = [
         path
         for path in sorted(folder.iterdir())

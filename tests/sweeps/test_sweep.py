@@ -20,10 +20,10 @@ from lumenspark.errors import UserError
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.reporter import Reporter
 from lumenspark.runs.run import Run, list_runs
-from lumenspark.sweep.runner import sweep
-from lumenspark.sweep.search import Sampler
-from lumenspark.sweep.space import Range, make_space
-from lumenspark.sweep.trials import Training, Trial, best_first
+from lumenspark.sweeps.runner import sweep
+from lumenspark.sweeps.search import Sampler
+from lumenspark.sweeps.space import Range, make_space
+from lumenspark.sweeps.trials import Training, Trial, best_first
 
 WEIGHTS = Path("checkpoints", "best", "model.safetensors")
 RATES = {"optim.muon_lr": [0.01, 0.04]}
