@@ -32,7 +32,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_run_goes_on_to_the_end_that_it_would_have_had(folders: Path) -> None:
     done = lumenspark("resume", "run")
     assert done.returncode == 0, done.stderr
-    assert "going on from step 13" in done.stdout
+    assert "resuming from step 13" in done.stdout
     lines = (folders / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [m["validation_loss"] for m in map(json.loads, lines) if "validation_loss" in m]
     assert losses[-1] == pytest.approx(LOSS_OF_STEP_20, abs=1e-3)

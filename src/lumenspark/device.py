@@ -1,4 +1,4 @@
-"""What this machine can do: device, precision, compiler. Each choice comes with its reason."""
+"""Choice of device, precision and compiler for this machine, each with its reason."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ MATMUL_TO_CONTEXT = 512  # tokens; beyond, explicit products fill memory (docs/l
 
 
 def choose_device(asked: str) -> str:
-    """``auto`` to the fastest device there is. Raises UserError for one that is not there."""
+    """Resolve ``auto`` to the fastest device. Raises UserError for an unavailable device."""
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
@@ -33,7 +33,7 @@ def choose_device(asked: str) -> str:
 
 
 def choose_precision(asked: str, device: str) -> str:
-    """``auto`` to bf16 where the hardware multiplies bfloat16 itself, else fp32."""
+    """Resolve ``auto`` to bf16 if the hardware multiplies bfloat16 natively, else to fp32."""
     if asked != "auto":
         return asked
     if device == "cuda":
@@ -46,7 +46,7 @@ def choose_precision(asked: str, device: str) -> str:
 
 
 def choose_compile(asked: str, device: str, seconds: float | None, steps: int) -> tuple[bool, str]:
-    """Whether to use torch.compile, and a sentence that says why."""
+    """Whether to use torch.compile, and the reason as a sentence."""
     if asked == "off":
         return False, "no torch.compile, as asked"
     if not has_compiler(device):
@@ -58,7 +58,7 @@ def choose_compile(asked: str, device: str, seconds: float | None, steps: int) -
         return True, "torch.compile, as asked"
     too_short = steps < COMPILE_FROM_STEPS if seconds is None else seconds < COMPILE_FROM_SECONDS
     if too_short:
-        return False, "no torch.compile, because the run is too short to pay for it"
+        return False, "no torch.compile, because the run is too short to benefit"
     return True, "torch.compile (the first time takes half a minute)"
 
 
@@ -80,7 +80,7 @@ def prepare_process(device: str, threads: int | None, cache: Path) -> None:
 
     Denormal numbers are flushed to zero: arithmetic on them is many times slower, and decaying
     weights pass through them. Freed memory is kept by the process. Compiled kernels are cached
-    between runs. On a GPU, deterministic kernels are preferred, where torch has them.
+    between runs. On a GPU, deterministic kernels are preferred, if torch has them.
 
     Raises UserError for more threads than a process can start.
     """

@@ -1,4 +1,4 @@
-"""The end of a training: evaluation of the best checkpoint, curves, card, page and a sample."""
+"""After training: evaluation of the best checkpoint, curves, card, page and a sample."""
 
 import shlex
 from pathlib import Path
@@ -93,7 +93,7 @@ def _evaluate_best(run: Run, setup: Setup, reporter: Reporter) -> tuple[Any, Any
                 figures = evaluate(
                     model, tokenizer, setup.corpus, split=split, protocol=protocol, context=context
                 )
-        except UserError as error:  # such as a tokenizer that loses the text
+        except UserError as error:  # such as a tokenizer that loses text
             reporter.say(f"no figures by the protocol {protocol}: {error}")
             continue
         settings = f"--split {split} --protocol {protocol} --context {context}"

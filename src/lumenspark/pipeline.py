@@ -33,7 +33,7 @@ def train(
     ``data="…"``, ``budget="5m"``, ``train={"steps": 500}``; naming the steps drops a preset's
     budget. A budget counts from ``started`` (``time.monotonic()``; now unless given).
 
-    Raises UserError for what cannot work, and
+    Raises UserError for invalid settings, and
     :class:`~lumenspark.training.interrupts.Stopped` when interrupted.
     """
     started = time.monotonic() if started is None else started
@@ -58,7 +58,7 @@ def resume(name: str, *, reporter: Reporter | None = None) -> Run:
     """Resume a run from its newest valid checkpoint, and finish it as :func:`train` would have.
 
     A run that was stopped before its first checkpoint begins at step 0. Files that only describe
-    the run are set aside where they are damaged, and made again.
+    the run are set aside if they are damaged, and generated again.
     """
     reporter = reporter or Reporter()
     run = get_run(name)
@@ -76,14 +76,14 @@ def resume(name: str, *, reporter: Reporter | None = None) -> Run:
 
 
 def environment_of(setup: Setup) -> dict[str, Any]:
-    """What environment.json says of a run that begins with ``setup``."""
+    """The content of environment.json for a run that starts with ``setup``."""
     return describe_environment(setup.recipe, setup.corpus, setup.tokens, setup.model)
 
 
 def train_in(
     run: Run, setup: Setup, reporter: Reporter, budget_from: float | None = None
 ) -> Session:
-    """Train ``run`` from where it is to its last step, its teachers first.
+    """Train ``run`` from its current step to the last, teachers first.
 
     ``budget_from``: when a budget began that is fitted again after the teachers are trained.
     """
@@ -99,7 +99,7 @@ def train_in(
 
 
 def _check_goes_on(run: Run) -> None:
-    """Raise UserError for a folder with a recipe that is no run, or has lost its checkpoints."""
+    """Raise UserError for a folder with a recipe that is not a run, or has no checkpoints."""
     begun = run.checkpoints.is_dir() and (run.has_checkpoints() or not any(run.metrics()))
     if not begun:
         raise UserError(
@@ -109,7 +109,7 @@ def _check_goes_on(run: Run) -> None:
 
 
 def _check_text(run: Run, setup: Setup) -> None:
-    """Raise UserError where the text gives other token ids than those that the run began with.
+    """Raise UserError if the token ids of the text differ from those at the start of the run.
 
     Token counts are compared too: earlier versions read some files differently under one digest.
     """

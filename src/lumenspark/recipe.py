@@ -209,9 +209,9 @@ class DistillOptions:
     budget_fraction: Annotated[float, Gt(0), Lt(1)] = 0.5
     """Fraction of the budget's training time for all teachers together."""
     weight: Fraction = 0.7
-    """Weight of the teachers in the loss; the text has the rest."""
+    """Fraction of the loss on teacher samples; the rest is on the text."""
     samples: Positive = 16
-    """Samples kept of each teacher's prediction of each train token."""
+    """Samples per token from each teacher's prediction."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def read_content(name: str) -> Any:
-    """The content of a preset or YAML file, unchecked. Raises UserError where it is no YAML."""
+    """The content of a preset or YAML file, not validated. Raises UserError for invalid YAML."""
     if name in recipe_names():
         text = (resources.files("lumenspark") / "recipes" / f"{name}.yaml").read_text("utf-8")
     else:
@@ -353,7 +353,7 @@ def _wrong_value(error: "ValidationError", family: type[ModelOptions], source: s
 
 
 def _check_finite(content: Mapping[str, Any], source: str, prefix: str) -> None:
-    """Infinity passes a bound such as "above 0", and no option means anything by it."""
+    """Raise UserError for infinite values, which pass a bound such as "above 0"."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             _check_finite(value, source, f"{prefix}{key}.")
@@ -365,7 +365,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """A changed copy: keys are dotted (``optim.muon_lr``) or hold a mapping for a whole section."""
     content = asdict(recipe)
     if "budget" not in overrides and _names_steps(overrides):
-        content["budget"] = None  # an explicit number of steps replaces a preset's time
+        content["budget"] = None  # an explicit number of steps replaces a preset's budget
     for dotted, value in overrides.items():
         *sections, key = str(dotted).split(".")
         place = content
@@ -381,7 +381,7 @@ def with_overrides(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, every default written out."""
+    """The recipe as YAML, defaults included."""
     return yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
 
 
@@ -438,7 +438,7 @@ def _hint(key: object, known: dict[str, Any], prefix: str) -> str:
 
 
 def _shown(key: object) -> str:
-    """A key or a path as it is, where it is short and printable."""
+    """A key or path, unquoted if it is short and printable."""
     plain = isinstance(key, str) and key.isprintable() and 0 < len(key) <= LONGEST_QUOTE
     return str(key) if plain else quoted(key)
 

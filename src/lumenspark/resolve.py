@@ -1,4 +1,4 @@
-"""The concrete recipe of a training, and the text that it names."""
+"""Resolution of a recipe: device, precision, paths and commits, and its corpus."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,7 +80,7 @@ def prepare_recipe_tokens(
     report: Callable[[str], None],
     check_every_byte: bool = False,
 ) -> PreparedTokens:
-    """The token ids of a recipe's text: from the cache, or made now.
+    """The token ids of a recipe's text: from the cache, or tokenized now.
 
     Raises UserError for text without a train or a validation split, which training needs both.
     """

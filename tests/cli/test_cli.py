@@ -418,7 +418,7 @@ def test_evaluate_a_folder_needs_a_text(
     copied: Path, text_folder: Path, call: Callable[..., str], refused: Callable[..., str]
 ) -> None:
     folder = copied / "checkpoints" / "best"
-    assert "names no text: give --data" in refused("evaluate", str(folder))
+    assert "has no recorded text: give --data" in refused("evaluate", str(folder))
     printed = call("evaluate", str(folder), "--data", str(text_folder), "--protocol", "card")
     assert "nats per token" in printed
     assert (folder / "evaluation.json").is_file()

@@ -218,10 +218,10 @@ def test_finetuning_that_leads_nowhere() -> None:
         (["--params", "1.0"], "params is 1.0"),
         (["--rank", "400"], "rank 400 saves no weights in any layer"),
         (["--params", "0.001"], "rank 1 in every layer already takes"),
-        (["--rank", "4", "--finetune", "1m"], "is not a run, so it names no text: give --data"),
+        (["--rank", "4", "--finetune", "1m"], "is not a run and has no recorded text: give --data"),
         (
             ["--rank", "4", "--corpus.layout", "plain"],
-            "is not a run, so it names no text: give --data",
+            "is not a run and has no recorded text: give --data",
         ),
         (
             ["--rank", "4", "--data", "{text}", "--finetune", "5"],

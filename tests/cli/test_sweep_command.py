@@ -90,7 +90,7 @@ def test_killed_and_called_again_it_ends_as_if_never_killed(
     assert again.returncode == 0, again.stderr
     assert "1 of them finished" in again.stdout
     assert "trial 1 of 2" not in again.stdout
-    steps = re.findall(r"going on from step (\d+)", again.stdout)
+    steps = re.findall(r"resuming from step (\d+)", again.stdout)
     assert steps[0] == "30", "the first seed of the second trial was trained to its end"
     assert 6 <= int(steps[1]) < 30
     assert len(steps) == 2
@@ -171,7 +171,7 @@ def test_nothing_but_divergence(
         ((*GRID, "--vary", "optim.muon-lr=1"), "--vary optim.muon_lr is given twice"),
         (("--vary", "optim.muon_lr=a,b"), "optim.muon_lr = 'a' is wrong"),
         (("--vary", "optim.moun_lr=1"), "did you mean optim.muon_lr?"),
-        (("--vary", "train.steps=1,2", "--budget", "1m"), "leave one out"),
+        (("--vary", "train.steps=1,2", "--budget", "1m"), "omit one"),
         ((*GRID, "--budget", "5"), "a time of 5 what: write 5s, 5m or 5h"),
         (("--vary", "budget=5,10"), "a time of 5 what: write 5s, 5m or 5h"),
         (("--vary", "optim.muon_lr=0.1..0.2"), "give the number of trials"),

@@ -93,7 +93,7 @@ CUT_SHORT = gzip.compress(b"text", mtime=0)[:-9]
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.csv", "id,text\n1,a, b\n", r"train\.csv, line 2: 3 values .* names 2 columns: put"),
+        ("train.csv", "id,text\n1,a, b\n", r"train\.csv, line 2: 3 values, .* names 2 columns: put"),
         ("train.csv", 'text\n"open\n', r"train\.csv, after row \d+, cannot be read \(unexpected"),
         ("train.csv", "body\nx\n", r"no column 'text' \(it has: 'body'\).*--corpus\.text-field"),
         ("train.json", '[{"text": "a"}, {"text": 1}]', r"train\.json, row 2: the field 'text' is"),
@@ -104,7 +104,7 @@ CUT_SHORT = gzip.compress(b"text", mtime=0)[:-9]
         ("train.jsonl", '{"body": 1}', r"no field 'text'.*--corpus\.text-field"),
         ("train.txt", "text".encode("utf-16"), r"train\.txt looks like UTF-16 or UTF-32: save"),
         ("train.csv", "text\n".encode("utf-16"), r"train\.csv looks like UTF-16"),
-        ("train.txt", "text".encode("utf-16-le"), r"train\.txt is full of zero bytes, so it is"),
+        ("train.txt", "text".encode("utf-16-le"), r"train\.txt has many zero bytes, as in UTF-16"),
         ("train.txt.gz", b"no gzip", r"train\.txt\.gz cannot be read \(Not a gzipped file"),
         ("train.txt.gz", CUT_SHORT, r"cannot be read \(Compressed file ended"),
     ],

@@ -380,7 +380,7 @@ def test_scores_that_are_no_numbers_are_refused(name: str, temperature: float) -
     with torch.no_grad():
         for weight in model.parameters():
             weight.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"are not numbers \(NaN\): its weights are damaged"):
+    with pytest.raises(UserError, match=r"are NaN: its weights are damaged"):
         continuations(model, tokenizer, "the cat", Sampling(5, temperature=temperature))
     assert not model._forward_hooks
 
@@ -440,7 +440,7 @@ def test_an_encoder_is_refused() -> None:
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     tokenizer = kinds.byte_level()
     model = FOREIGN["gpt2"](20)
-    with pytest.raises(UserError, match="the model knows 20 tokens: they do not belong together"):
+    with pytest.raises(UserError, match="the model has 20 embeddings: they do not belong together"):
         continuations(model, tokenizer, "the cat", Sampling())
 
 
@@ -449,7 +449,9 @@ def test_whatever_a_model_raises_is_a_sentence() -> None:
     model = FOREIGN["llama"](len(tokenizer))
     for error in (KeyError("x"), RecursionError(), AssertionError(), ZeroDivisionError("a\nb")):
         hook = model.model.register_forward_hook(raising(error))
-        with pytest.raises(UserError, match=r"LlamaForCausalLM cannot go on .*: check that it is"):
+        with pytest.raises(
+            UserError, match=r"LlamaForCausalLM cannot continue .*: check that it is"
+        ):
             continuations(model, tokenizer, "the cat", Sampling())
         hook.remove()
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory")):

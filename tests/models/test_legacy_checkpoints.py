@@ -363,7 +363,7 @@ def test_without_gpt_2s_tokenizer_it_says_what_to_do(tmp_path: Path) -> None:
         merges.write_text("#version: 0.2\n")
     said = run_offline("from lumenspark import LumensparkModel" + WITHOUT, tmp_path)
     assert said.count("\n") == 1
-    assert said.startswith("this checkpoint of lumenspark 0.1 has no tokenizer beside it")
+    assert said.startswith("this checkpoint of lumenspark 0.1 has no tokenizer")
     assert "hf download openai-community/gpt2 vocab.json merges.txt" in said
 
 

@@ -164,12 +164,12 @@ def test_positions_that_only_count_change_nothing(model: Model, ids: Tensor) -> 
 @every_model
 def test_a_cache_holds_one_text_a_row(model: Model, ids: Tensor) -> None:
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6]])
-    with pytest.raises(ValueError, match=r"position_ids begin anew within a row.*use_cache=False"):
+    with pytest.raises(ValueError, match=r"position_ids restart within a row.*use_cache=False"):
         model(ids, position_ids=positions, use_cache=True)
-    with pytest.raises(ValueError, match="position_ids begin anew within a row"):
+    with pytest.raises(ValueError, match="position_ids restart within a row"):
         model(ids, position_ids=positions, past_key_values=model.model.new_cache())
     known = model(ids[:, :4]).past_key_values
-    with pytest.raises(ValueError, match="position_ids begin anew within a row"):
+    with pytest.raises(ValueError, match="position_ids restart within a row"):
         model(ids[:, 4:], position_ids=positions[:, 2:9], past_key_values=known)
     assert known.get_seq_length() == 4
 
@@ -184,7 +184,7 @@ def test_a_cache_holds_one_text_a_row(model: Model, ids: Tensor) -> None:
 def test_low_rank_attention_refuses_positions_that_it_cannot_honour(
     model: Model, ids: Tensor, positions: Any
 ) -> None:
-    with pytest.raises(ValueError, match="low-rank attention counts a text's tokens from 0"):
+    with pytest.raises(ValueError, match="low-rank attention counts the tokens of a text from 0"):
         model(ids, position_ids=torch.tensor([list(positions)]))
 
 
@@ -207,8 +207,8 @@ def test_low_rank_attention_goes_on_where_the_cache_ends(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"attention_mask": [[1] * 5 + [2] * 6] * 3}, "other numbers than 0 .* and 1"),
-        ({"attention_mask": [[0.0] * 5 + [-1e9] * 6] * 3}, "other numbers than 0 .* and 1"),
+        ({"attention_mask": [[1] * 5 + [2] * 6] * 3}, "values other than 0 .* and 1"),
+        ({"attention_mask": [[0.0] * 5 + [-1e9] * 6] * 3}, "values other than 0 .* and 1"),
         ({"attention_mask": [[[1] * 11] * 11] * 3}, "3 dimensions"),
         ({"position_ids": [list(range(5))]}, r"the shape \(1, 5\).*\(3, 11\)"),
         ({"position_ids": [list(range(11))] * 2}, r"the shape \(2, 11\).*\(3, 11\)"),

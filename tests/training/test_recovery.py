@@ -272,7 +272,7 @@ def test_the_last_of_another_run_is_passed_over(
     reporter = Collected()
     pipeline.resume(str(copied), reporter=reporter)
     assert any(f"last belongs to another run, {other.id}" in each for each in reporter.sentences)
-    assert any("going on from step 9" in each for each in reporter.sentences)
+    assert any("resuming from step 9" in each for each in reporter.sentences)
     assert read_marker(run.checkpoints / "damaged-last").run == other.id
 
 
@@ -349,7 +349,7 @@ def test_checkpoints_of_earlier_versions_are_resumed(text_folder: Path, copied: 
     Run(copied).write_recipe(small(text_folder, train__steps=14))
     reporter = Collected()
     run = pipeline.resume(str(copied), reporter=reporter)
-    assert any("going on from step 12" in each for each in reporter.sentences)
+    assert any("resuming from step 12" in each for each in reporter.sentences)
     assert read_marker(run.checkpoint("last")).run == run.id
     assert not list(run.path.rglob("damaged-*"))
     assert [each.id for each in list_runs()] == [run.id]

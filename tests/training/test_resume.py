@@ -116,7 +116,7 @@ def test_asked_to_stop_it_saves_first(
     marker = only_run(tmp_path) / "checkpoints" / "last" / "complete.json"
     stopped_at = json.loads(marker.read_text())["step"]
     assert stopped_at > 6  # later than the last checkpoint by schedule before step 10
-    assert f"going on from step {stopped_at}\n" in resume(tmp_path)
+    assert f"resuming from step {stopped_at}\n" in resume(tmp_path)
     assert_same_end(only_run(tmp_path), uninterrupted)
 
 

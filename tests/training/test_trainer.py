@@ -210,7 +210,7 @@ def test_a_budget_becomes_a_number_of_steps(
 
 
 def test_a_budget_that_is_over_at_once(text_folder: Path, own_runs: Path) -> None:
-    with pytest.raises(UserError, match="a budget of 1s is over before the first step"):
+    with pytest.raises(UserError, match="a budget of 1s ends before the first step"):
         pipeline.train(
             small(text_folder, budget="1s"), reporter=Collected(), started=time.monotonic() - 5
         )

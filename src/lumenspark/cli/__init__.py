@@ -124,7 +124,7 @@ def _os_error_message(error: OSError) -> str:
     from lumenspark.errors import LONGEST_QUOTE, first_line, printable, shortened
 
     if not error.filename or not error.strerror:
-        return f"system error ({first_line(error)}): check where the output goes"
+        return f"system error ({first_line(error)}): check the output path"
     advice = {
         errno.ENOSPC: "free some space on that disk",
         errno.EDQUOT: "free some of your quota on that disk",
@@ -177,7 +177,7 @@ def _run_command(command: str, *arguments: str) -> int:
 
 
 def _has_current_folder() -> bool:
-    """Without one, loading torch ends the process."""
+    """Raise UserError if the current folder was deleted: loading torch would end the process."""
     try:
         os.getcwd()  # noqa: PTH109 (Path.cwd() is the same call)
     except OSError:

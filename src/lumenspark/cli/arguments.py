@@ -52,7 +52,7 @@ class CorpusArguments:
     def open(self, model: str, run: "Run | None") -> "Corpus":
         """The corpus of ``--data``; without it, the one ``run`` was trained on.
 
-        Raises UserError where there is neither, and for ``--corpus`` options without ``--data``.
+        Raises UserError if there is neither, and for ``--corpus`` options without ``--data``.
         """
         from lumenspark.recipe import Recipe
         from lumenspark.resolve import open_recipe_corpus
@@ -60,10 +60,10 @@ class CorpusArguments:
         if self.data is not None:
             return open_recipe_corpus(Recipe(data=self.data, corpus=self.corpus), _say)
         if run is None:
-            raise UserError(f"{model} is not a run, so it names no text: give --data")
+            raise UserError(f"{model} is not a run and has no recorded text: give --data")
         if changed := self._changed_options():
             raise UserError(
-                f"--corpus.{changed[0].replace('_', '-')} needs --data: the data of a run is read "
+                f"--corpus.{changed[0].replace('_', '-')} needs --data: the text of a run is read "
                 "as its recipe says"
             )
         return open_recipe_corpus(run.recipe(), _say)

@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _text(options: Arguments) -> "TextSettings | None":
-    """The text of --data or of the run; None where there is neither and no option needs one."""
+    """The text of --data or of the run; None if there is neither and no option needs one."""
     from lumenspark.compression.compress_model import TextSettings
 
     run = run_named(options.model)

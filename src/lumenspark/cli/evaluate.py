@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """Progress on stderr while targets are scored; none where stderr is not a terminal."""
+    """Progress on stderr while targets are scored; none if stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -109,6 +109,6 @@ def _as_text(content: bytes, what: str) -> str:
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    """Non-ASCII characters are escaped where the output encoding is not UTF-8."""
+    """Escape non-ASCII characters if the output encoding is not UTF-8."""
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     print(json.dumps(value, ensure_ascii=not encoding.startswith("utf")), flush=True)

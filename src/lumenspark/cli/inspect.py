@@ -22,11 +22,11 @@ class Arguments:
     (--heads), or a text in two models (--compare)."""
 
     model: Model
-    """A folder, a run's id or a prefix of one, latest, or a model id on the hub."""
+    """A folder, a run id or a unique prefix of one, latest, or a hub id."""
     text: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = None
-    """The text; read from standard input by default."""
+    """Text to show; read from standard input by default."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("inspect.html")
-    """The file to write."""
+    """File to write."""
     open: bool = False
     """Open the page in the default browser (of the environment variable BROWSER, if set)."""
     heads: bool = False
@@ -36,20 +36,20 @@ class Arguments:
     whole: Annotated[str | None, tyro.conf.arg(metavar="LAYER.HEAD,…")] = None
     """Heads to keep at full resolution in texts of more than 256 tokens: 2.1,3.0."""
     checkpoint: str = "best"
-    """The checkpoint of a run."""
+    """Checkpoint of a run: best, last or step-N."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     revision: str | None = None
-    """For a MODEL on the hub: commit, branch or tag; also written MODEL@REVISION."""
+    """Commit, branch or tag of a hub model; MODEL@REVISION works too."""
     full_check: bool = False
-    """Verify all of a checkpoint's digests; by default, files over 256 MB are sampled."""
+    """Verify digests of whole files; without it, of samples of files over 256 MB."""
     trust_remote_code: bool = False
-    """Run the model code that comes with the weights."""
+    """Run Python code that ships with the weights."""
 
 
 def main(arguments: list[str]) -> None:
     options = parse(Arguments, "inspect", arguments)
     if options.heads and (options.text is not None or options.compare or options.whole):
-        raise UserError("--heads takes no text, --compare or --whole: leave them out")
+        raise UserError("--heads takes no text, --compare or --whole: omit them")
     if options.out.is_dir() or not options.out.parent.is_dir():
         raise UserError(f"-o {options.out}: name a file in a folder that exists")
     whole = _whole(options.whole)
@@ -130,7 +130,7 @@ def _load(options: Arguments, name: str) -> tuple[Any, Any, str]:
 
 
 def _run_of(name: str) -> "Run | None":
-    """The run of that name; None for a folder with a model, or an id on the hub."""
+    """The run that ``model`` names; None for a model folder or a hub id."""
     from lumenspark.runs.run import find_run
 
     return None if (Path(name) / "config.json").is_file() else find_run(name)

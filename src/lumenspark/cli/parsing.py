@@ -30,7 +30,7 @@ RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 def default(text: str) -> Any:
-    """Annotation of an optional argument: the default to show in the help in place of None."""
+    """Annotation of an optional argument: the default to show in the help instead of None."""
     return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
 
 

@@ -73,7 +73,7 @@ def checkout_to_write(options: Arguments) -> Path | None:
     change = " ".join((options.change or "").split())
     if options.write != bool(change):
         raise UserError(
-            "--write needs --change, a few words on what is new, and --change needs --write: give "
+            "--write needs --change, a short description, and --change needs --write: give "
             "both or neither"
         )
     if not options.write:
@@ -93,7 +93,7 @@ def checkout_to_write(options: Arguments) -> Path | None:
         )
     if any(change == record.change for record in read_records(root / "records", options.track)):
         raise UserError(
-            f"a record with the change {quoted(change)} exists already: say what is new"
+            f"a record with the change {quoted(change)} exists already: describe the new one"
         )
     return root
 

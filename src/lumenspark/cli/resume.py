@@ -7,7 +7,7 @@ from lumenspark.cli.parsing import RunName, parse
 
 @dataclass
 class Arguments:
-    """Resume from the latest valid checkpoint, bit for bit as without the interruption."""
+    """Resume from the latest valid checkpoint; on a CPU, the result is bitwise identical."""
 
     run: RunName
     """A run id or a unique prefix of one, latest, or a run folder."""

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     recipe = parse_recipe("sweep", ABOUT, others, EXAMPLES)
     vary = read_vary(options.vary)
     if "train.steps" in vary and any(each.split("=")[0] == "--budget" for each in others):
-        raise UserError("--budget sets train.steps, so both cannot be given: leave one out")
+        raise UserError("--budget sets train.steps, so both cannot be given: omit one")
     from lumenspark.sweeps.runner import sweep
     from lumenspark.training.trainer import Stopped
 

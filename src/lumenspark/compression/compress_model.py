@@ -133,7 +133,7 @@ def compress_model(
             )
         except ValueError as error:
             raise UserError(f"{name} cannot be compressed: {error}") from error
-        _probe_logits(name, model)  # fails before scoring where the model does not run
+        _probe_logits(name, model)  # fails before scoring if the model does not run
         scores["compressed"] = score()
         if text is not None and windows is not None and seconds:
             steps = finetune(model, windows, seconds, text.finetune_lr, reporter)
@@ -215,7 +215,7 @@ def _check(
 def _probe_logits(name: str, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids (1, T), up to 16 as the context allows, and their logits (1, T, V).
 
-    Raises UserError where the forward pass fails.
+    Raises UserError if the forward pass fails.
     """
     count = min(default_context(model), PROBE_TOKENS)
     vocabulary = model.get_input_embeddings().weight.shape[0]

@@ -30,7 +30,7 @@ def finetune(
     The number of steps follows from the time of a few steps, measured first. Weights in float16 or
     bfloat16 are float32 during fine-tuning and are cast back.
 
-    Returns the number of steps. Raises UserError where a loss or gradient is not finite.
+    Returns the number of steps. Raises UserError for a non-finite loss or gradient.
     """
     device = model.device.type
     dtypes = {parameter: parameter.dtype for parameter in model.parameters()}

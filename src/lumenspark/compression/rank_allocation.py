@@ -42,7 +42,7 @@ class RankOptions:
 
 
 def rank_by_energy(options: RankOptions, energy: float) -> int | None:
-    """The lowest rank that retains this fraction of the energy; None where it saves nothing."""
+    """The lowest rank that retains this fraction of the energy; None if it saves nothing."""
     enough = options.lost_energy <= 1 - energy + ROUNDING
     return int(enough.argmax()) + 1 if enough.any() else None
 
@@ -54,7 +54,7 @@ def ranks_by_size(options: Sequence[RankOptions], fraction: float) -> list[int |
     lowest for which the total fits the budget. What is left of the budget, because sizes are
     discrete, goes to single ranks with the largest gain per weight.
 
-    Raises ValueError where rank 1 in every layer exceeds the budget.
+    Raises ValueError if rank 1 in every layer exceeds the budget.
     """
     sizes = [layer.sizes() for layer in options]
     losses = [layer.losses() for layer in options]
@@ -73,7 +73,7 @@ def ranks_by_size(options: Sequence[RankOptions], fraction: float) -> list[int |
     def size_of(taken: list[int]) -> float:
         return sum(float(size[index]) for size, index in zip(sizes, taken, strict=True))
 
-    low, high = 0.0, max(float(loss.max()) for loss in losses)  # at which no layer buys a rank
+    low, high = 0.0, max(float(loss.max()) for loss in losses)  # every layer then has rank 1
     for _ in range(100):
         price = (low + high) / 2
         low, high = (low, price) if size_of(choices_at(price)) <= budget else (price, high)

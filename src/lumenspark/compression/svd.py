@@ -77,7 +77,7 @@ def compress(
 ) -> Compression:
     """Make the linear layers of a causal language model low-rank, in place.
 
-    Exactly one target is given; layers where it saves nothing stay unchanged:
+    Give exactly one target; layers in which it saves nothing stay unchanged:
 
     - ``rank``: the rank of every layer.
     - ``energy``: the fraction of spectral energy (sum of squared singular values of W S) that each
@@ -91,7 +91,7 @@ def compress(
     The model saves, loads and generates as before. Its config lists the rank of each changed layer
     (``module_ranks``), and a transformers model gets the class from :mod:`.modeling_compressed`.
 
-    Raises ValueError where the model cannot be compressed; it is unchanged then.
+    Raises ValueError where the model cannot be compressed; the model is then unchanged.
     """
     check_target(rank, energy, params)
     layers, model_class = check_model(model)
@@ -197,7 +197,7 @@ class _Spectrum:
 
 
 def _decompose(name: str, layer: nn.Module, activations: Activations | None) -> _Spectrum:
-    """SVD in float64 on the CPU. Raises ValueError where a weight or activation is not finite."""
+    """SVD in float64 on the CPU. Raises ValueError for a non-finite weight or activation."""
     weight = weight_of(layer).detach().cpu().double()
     if not weight.isfinite().all():
         raise ValueError(f"{name} has weights that are not finite")
@@ -297,7 +297,7 @@ def _make_low_rank(model: Any, spectrum: _Spectrum, rank: int | None) -> Compres
 
 
 def _class_with_ranks(model: Any) -> Any:
-    """The class that reads ``config.module_ranks``: the model's own, where it is this package's."""
+    """The class that reads ``config.module_ranks``: the model's own, if it is of this package."""
     own = type(model)
     if hasattr(type(model.config), "module_ranks"):
         return own

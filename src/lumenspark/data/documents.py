@@ -40,7 +40,7 @@ class Piece:
 
 
 class Corpus(ABC):
-    """Documents in up to three splits; subclasses define the source.
+    """A corpus: documents in up to three splits. Subclasses define the source.
 
     Attributes:
         name: what :func:`.corpora.open_corpus` opens again: ``python-docs-3.11.7``,
@@ -134,8 +134,8 @@ class Corpus(ABC):
             )
         return (
             f"there is no text in the {split} split of {shown(self.name)}: give more documents "
-            f"(where no file is named after a split, {SHARES[split]:.0%} of the documents fall "
-            f"into {split}, chosen by hash), or name a file {files}"
+            f"(if no file is named after a split, {SHARES[split]:.0%} of the documents go "
+            f"to {split}, chosen by hash), or name a file {files}"
         )
 
     def describe_left_out(self) -> str | None:
@@ -270,6 +270,6 @@ def shown(name: object) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names, so that a line holds them: ``a.txt, b.txt, …``."""
+    """The first names that fit into a line: ``a.txt, b.txt, …``."""
     first = [shortened(shown(name), 60) for name in names[:5]]
     return ", ".join([*first, "…"] if len(names) > len(first) else first)

@@ -138,7 +138,7 @@ def _skip(file: BinaryIO, count: int) -> None:
 
 
 def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[str]:
-    """The text from byte ``begin`` to ``end``, in chunks; Windows line ends are read as ``\\n``.
+    """The text from byte ``begin`` to ``end``, in chunks; Windows line endings become ``\\n``.
 
     Byte-order marks at line starts are dropped.
 
@@ -151,7 +151,7 @@ def read_text(path: Path, begin: int = 0, end: int | None = None) -> Iterator[st
     for data in bytes_from(path, begin, end):
         if offset == 0 and data.count(0) * 10 > len(data):
             raise UserError(
-                f"{shown(path)} is full of zero bytes, so it is UTF-16 or not text: "
+                f"{shown(path)} has many zero bytes, as in UTF-16 or binary files: "
                 "save it as UTF-8 or remove it"
             )
         text = held + _decoded(decoder, data, offset, path)

@@ -254,7 +254,7 @@ def _unclear(root: Path, error: UnclearNamesError) -> str:
 
 
 def _without_other_json(folder: Path, texts: tuple[Path, ...], text_field: str) -> tuple[Path, ...]:
-    """``texts`` without .json files of other content, where there are files of other kinds."""
+    """``texts`` without .json files of other content, if there are files of other kinds."""
     if all(kind_of(path) == ".json" for path in texts):
         return texts
     return tuple(

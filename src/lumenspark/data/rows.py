@@ -141,7 +141,7 @@ def _elements(path: Path) -> Iterator[object]:
 def _check_end(chunks: Iterable[str], where: str) -> None:
     if any(chunk.strip() for chunk in chunks):
         raise UserError(
-            f"{where} comes after the end of the list: put all rows into one list, or write one a "
+            f"{where} comes after the end of the list: write one list, or one row per "
             "line as .jsonl"
         )
 
@@ -175,7 +175,7 @@ def _table(path: Path, field: str, delimiter: str) -> Iterator[str]:
     for row in rows:
         if row and len(row) != len(header):
             raise UserError(
-                f"{shown(path)}, line {reader.line_num}: {len(row)} values where the first line "
+                f"{shown(path)}, line {reader.line_num}: {len(row)} values, but the first line "
                 f"names {len(header)} columns: put texts with {quoted(delimiter)} in them in "
                 "double quotes"
             )

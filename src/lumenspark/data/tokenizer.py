@@ -64,7 +64,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"need at least {SMALLEST}"
         )
     needed = ENTRY_BYTES * vocab_size
-    check_memory(needed, f"a vocabulary of {vocab_size:,} entries", "cpu", "give a smaller number")
+    check_memory(needed, f"a vocabulary of {vocab_size:,} entries", "cpu", "choose a smaller one")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -249,9 +249,9 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def document_frame(tokenizer: "PreTrainedTokenizerFast") -> tuple[list[int], list[int]]:
-    """The token ids before and after each document, which separate documents.
+    """The token ids that frame each document.
 
-    BOS and EOS where they differ. A single token for both (GPT-2), or the only one of them, goes
+    BOS and EOS if they differ. A single token for both (GPT-2), or the only one of them, goes
     before each document: it ends the previous document and is context for the first token. Empty
     for a tokenizer with neither.
     """

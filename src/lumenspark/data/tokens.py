@@ -324,7 +324,7 @@ def _publish(made: Path, folder: Path, digest: str) -> None:
 
 
 def _find_problem(folder: Path, digest: str, every_byte: bool = False) -> str | None:
-    """Why an entry is unusable: missing, incomplete or damaged; None for a valid one."""
+    """Why a cache entry is unusable: missing, incomplete or damaged; None for a valid one."""
     if not (folder / "meta.json").is_file():
         return "meta.json is missing"
     try:

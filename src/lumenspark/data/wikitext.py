@@ -26,7 +26,7 @@ def looks_like_wikitext(start: str) -> bool:
 
 
 def lines_from_rows(rows: Iterable[str]) -> Iterator[str]:
-    """The published file from the hub's rows, which are its lines, blank ones emptied.
+    """The published file, from the rows on the hub: one line per row, blank lines as empty rows.
 
     A row of several lines (such as a whole article) is kept, with a line break at its end.
     """

@@ -1,4 +1,4 @@
-"""Windows of a token stream: shuffled for training, and of two kinds for evaluation.
+"""Windows of a token sequence: shuffled for training, and by two protocols for evaluation.
 
 NumPy only. ``ids`` may be memory-mapped: functions read only what they return.
 """

@@ -23,7 +23,7 @@ from lumenspark.models.sampling import wanted
 
 MOST_TEXTS = 1_000_000  # for one prompt
 SEEDS = 2**63
-LOOK = "check that it is a causal language model whose weights are whole, or try another prompt"
+LOOK = "check that it is a causal language model with intact weights, or try another prompt"
 # Overrides generation_config.json: plain autoregressive decoding of one text.
 ONE_TEXT: dict[str, Any] = {
     "num_beams": 1,
@@ -75,7 +75,7 @@ class Sampling:
 
 
 class _Writer(BaseStreamer):
-    """Writes text to a file as soon as it is final. The first tokens it gets are the prompt."""
+    """Writes text to a file as soon as it is final. The first tokens are the prompt."""
 
     def __init__(self, tokenizer: Any, file: IO[str]) -> None:
         self._tokenizer = tokenizer
@@ -156,8 +156,8 @@ def _encode(model: Any, tokenizer: Any, prompt: str) -> EncodedPrompts:
     highest, known = int(encoded.ids.max()), model.get_input_embeddings().num_embeddings
     if highest >= known:
         raise UserError(
-            f"the tokenizer gives token {highest}, and the model knows {known} tokens: they "
-            "do not belong together, so save the model's own tokenizer beside its weights"
+            f"the tokenizer gives id {highest}, but the model has {known} embeddings: they "
+            "do not belong together, so save the model's own tokenizer with its weights"
         )
     return encoded
 
@@ -175,7 +175,7 @@ def _generate(
     length = encoded.ids.shape[1] + sampling.max_new_tokens
     hook = model.register_forward_hook(_check_scores)
     try:
-        what = f"{type(model).__name__} cannot go on with this prompt"
+        what = f"{type(model).__name__} cannot continue this prompt"
         with _understood(what, LOOK), _ends_with_its_positions(model, length):
             _, [text] = generate_texts(generate, tokenizer, encoded, **arguments)
     finally:
@@ -184,18 +184,18 @@ def _generate(
 
 
 def _check_scores(model: Any, inputs: Any, output: Any) -> None:
-    """Raises UserError for NaN logits, of which sampling would silently take the first."""
+    """Raise UserError for NaN logits, from which sampling would silently choose token 0."""
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor) and logits[:, -1].isnan().any():
         raise UserError(
-            f"the scores of {type(model).__name__} are not numbers (NaN): its weights are damaged, "
-            "or its training diverged, so take another checkpoint"
+            f"the logits of {type(model).__name__} are NaN: its weights are damaged, "
+            "or its training diverged, so use another checkpoint"
         )
 
 
 @contextmanager
 def _ends_with_its_positions(model: Any, length: int) -> Iterator[None]:
-    """Turn the errors of models that run out of positions into UserError."""
+    """Convert errors of models without further positions to UserError."""
     positions = getattr(model.config, "max_position_embeddings", None)
     try:
         yield
@@ -213,7 +213,7 @@ def _ends_with_its_positions(model: Any, length: int) -> Iterator[None]:
 
 @contextmanager
 def _understood(what: str, fix: str) -> Iterator[None]:
-    """Turn errors of another library's model or tokenizer into UserError.
+    """Convert errors of another library's model or tokenizer to UserError.
 
     Errors of writing the output pass through: a closed pipe, a full disk, an ASCII-only file.
     """
@@ -231,6 +231,6 @@ def _understood(what: str, fix: str) -> Iterator[None]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """On a CPU torch has no exception type of its own for it."""
+    """Whether memory ran out; on a CPU torch has no exception type for this."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)

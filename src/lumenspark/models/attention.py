@@ -2,7 +2,7 @@
 
 Shapes: queries (B, H, T, D), keys and values (B, H, S, D), S >= T; the queries are the last T of
 the S positions. A mask is boolean (True: visible) or additive float and broadcasts to
-(B, H, T, S). Where transformers passes no mask (``None``), a single query sees every position, and
+(B, H, T, S). Without a mask (``None``), a single query attends to every position, and
 several queries are the first T of the S positions (T = S except in a static cache).
 """
 
@@ -51,7 +51,7 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: 
 
 
 def causal_mask(queries: int, keys: int, past: int, device: torch.device) -> Tensor:
-    """(T, S) boolean: query t sees the keys up to past + t."""
+    """(T, S) boolean: query t attends to the keys up to past + t."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(past)
 
 

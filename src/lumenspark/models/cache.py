@@ -24,7 +24,7 @@ class LowRankCacheLayer(CacheLayerMixin):
         """No-op: the attention layer creates the state."""
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Raises TypeError: there are no keys and values to append to."""
+        """Raise TypeError: the state has no list of keys and values."""
         raise TypeError("low-rank attention has no list of keys and values to append to")
 
     def advance(self, state: LowRankState, columns: int) -> None:

@@ -118,7 +118,7 @@ class LumensparkConfig(PreTrainedConfig):
             if (getattr(self, name) or 0) > useful:
                 raise ValueError(
                     f"{name}={quoted(getattr(self, name))} must be {useful} or less: more than a "
-                    "text's tokens only takes memory"
+                    "text has tokens only wastes memory"
                 )
         most = highest_rank(self.embed_dim, self.embed_dim)
         if self.rank is not None and not 1 <= self.rank <= most:
@@ -136,7 +136,7 @@ class LumensparkConfig(PreTrainedConfig):
             if {theirs, ours} <= config_dict.keys() and config_dict[theirs] != config_dict[ours]:
                 raise ValueError(
                     f"{theirs}={quoted(config_dict[theirs])} and {ours}="
-                    f"{quoted(config_dict[ours])} are names of one number: leave one of them out"
+                    f"{quoted(config_dict[ours])} are names of the same number: omit one of them"
                 )
         return super().from_dict(config_dict, **kwargs)
 

@@ -60,9 +60,10 @@ class DecoderMixin:
         past_key_values: Cache | None,
         position_ids: Tensor | None,
     ) -> Any:
-        """The caller's mask in the form that the blocks take: here, for dense causal attention.
+        """The caller's mask in the form that the blocks expect: here, for dense causal attention.
 
-        ``past_key_values`` is the caller's cache. Packed texts do not see each other; without a
+        ``past_key_values`` is the caller's cache. Packed texts do not attend to each other;
+        without a
         mask transformers takes care of that.
         """
         masked = attention_mask is not None and past_key_values is None
@@ -92,7 +93,7 @@ class DecoderMixin:
         """``input_ids`` (B, T) or ``inputs_embeds`` (B, T, E); ``attention_mask`` (B, S).
 
         Without ``position_ids`` (B, T) positions count a row's tokens, without pads (0 in the
-        mask). Where positions restart, a new text starts, which does not see the texts before it
+        mask). If positions restart, a new text starts, which does not attend to earlier texts
         in its row; packed rows have no cache.
         ``hidden_states`` holds the embeddings, then each block's output, the last one normalised;
         ``attentions`` holds each block's weights (B, H, T, S).
@@ -113,8 +114,8 @@ class DecoderMixin:
         packed = is_packed(position_ids, attention_mask)
         if packed and (past_key_values is not None or (use_cache and keep_cache)):
             raise ValueError(
-                "position_ids begin anew within a row, and several texts in a row have no cache: "
-                "give each a row of its own, or use_cache=False"
+                "position_ids restart within a row, and several texts in a row have no cache: "
+                "put each text in its own row, or pass use_cache=False"
             )
         own_cache = past_key_values
         if keep_cache and past_key_values is None and not packed:
@@ -162,7 +163,7 @@ class DecoderMixin:
             if attention_mask.shape[1] < past + length:
                 raise ValueError(
                     f"the attention mask has {attention_mask.shape[1]} columns for {past + length} "
-                    "tokens: it must cover those that the cache knows too"
+                    "tokens: it must cover the cached ones too"
                 )
             position_ids = positions_from_mask(attention_mask)[:, -length:]
         if position_ids is None:
@@ -212,7 +213,7 @@ class LanguageModelMixin:
         """As :meth:`DecoderMixin.forward`; ``logits`` are (B, T, V).
 
         Args:
-            labels: (B, T) the input ids themselves, -100 where there is nothing to predict; they
+            labels: (B, T) the input ids themselves, -100 for positions without a target; they
                 are shifted to next tokens here.
             targets: (B, T) the next tokens themselves, -100 likewise, instead of ``labels``.
             teacher_samples: (B, T, S) samples of teachers' predictions of the same tokens, which
@@ -220,7 +221,7 @@ class LanguageModelMixin:
             num_items_in_batch: divides the sum of the losses, for gradient accumulation; without
                 it ``loss`` is their mean, in nats.
             skip_logits: compute the loss by the fused output layer, which is faster and needs less
-                memory, and return no logits. Unless given: in training, where there are labels.
+                memory, and return no logits. Default: in training, if there are labels.
             logits_to_keep: n for the logits of the last n tokens only; 0: all.
         """
         outputs = self.model(
@@ -232,7 +233,7 @@ class LanguageModelMixin:
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
-            return_dict=True,  # whatever the config says
+            return_dict=True,  # overrides the config
             **{name: kwargs[name] for name in FLASH_ARGUMENTS if name in kwargs},
         )
         hidden, logits, loss = outputs.last_hidden_state, None, None

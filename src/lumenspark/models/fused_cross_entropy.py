@@ -46,7 +46,7 @@ def fused_linear_cross_entropy(
 class FusedLinearCrossEntropy(torch.autograd.Function):
     """The output layer and the cross-entropy as one node of the graph.
 
-    The exponentials of the logits, which the loss sums, are its gradient too, up to one factor for
+    The exponentials of the logits, which the loss sums, are also its gradient, up to one factor for
     each row. They are kept in the dtype of ``hidden``, and the factor is multiplied into the narrow
     side of the backward products, so that each tensor as wide as the vocabulary is written once
     (measured in docs/log.md).
@@ -65,7 +65,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         sum_exp = exp_logits.sum(-1, keepdim=True)
         target_logits = logits.gather(-1, target_tokens).to(exact) @ target_weights
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        # index_put and not scatter_add: compiled, that one copies the whole matrix twice.
+        # index_put, not scatter_add, which copies the whole matrix twice when compiled.
         grad_logits = exp_logits.to(logits.dtype).index_put(
             (rows, target_tokens), (-sum_exp * target_weights).to(logits.dtype), accumulate=True
         )
@@ -101,8 +101,8 @@ def soft_targets(
 ) -> tuple[Tensor, Tensor]:
     """Target tokens (B·T, K) and their weights (K,), in float32.
 
-    The next tokens in ``targets`` (B, T); with ``teacher_samples`` (B, T, S) these too, which share
-    ``teacher_weight`` of the loss equally. Token 0 stands in where the target is ``IGNORED``.
+    The next tokens in ``targets`` (B, T); with ``teacher_samples`` (B, T, S) these, which share
+    ``teacher_weight`` of the loss equally. Token 0 replaces ``IGNORED`` targets.
     """
     tokens, weights = targets.where(targets != IGNORED, 0).reshape(-1, 1), [1.0]
     if teacher_samples is not None:

@@ -34,7 +34,7 @@ from .truncation import (
 
 NOT_CONTINUOUS = (
     "these models cannot generate in continuous batches (their positions are learned, and their "
-    "caches are not paged): leave cache_implementation='paged' out, or call generate() with a batch"
+    "caches are not paged): omit cache_implementation='paged', or call generate() with a batch"
 )
 
 
@@ -169,7 +169,7 @@ class TextGenerationMixin(GenerationMixin):
             try:
                 ids, logits = propose(input_ids, **given)
             finally:
-                self.config.num_hidden_layers = layers  # early exit leaves it lowered when it fails
+                self.config.num_hidden_layers = layers  # a failed early exit leaves a lower one
             ids = ids[:, : input_ids.shape[1] + room]
             guesses = ids.shape[1] - input_ids.shape[1]
             return ids, logits[:, :guesses] if logits is not None and guesses else None
@@ -292,7 +292,7 @@ def _listed(texts: Any) -> list[str]:
 def _check_tokens(ids: Tensor, mask: Tensor | None) -> None:
     """Raises ValueError if there is no token to continue from, or the mask is too short."""
     if not ids.shape[1]:
-        raise ValueError("a prompt has no tokens: give one at least")
+        raise ValueError("a prompt has no tokens: give at least one")
     if mask is not None and mask.shape[1] < ids.shape[1]:
         raise ValueError(
             f"the attention mask has {mask.shape[1]} columns for {ids.shape[1]} tokens: it must "
@@ -301,10 +301,10 @@ def _check_tokens(ids: Tensor, mask: Tensor | None) -> None:
 
 
 def _check_all_is_text(text: int, known: int, context: int) -> None:
-    """Raises ValueError if ``known`` tokens must be truncated and only ``text`` are given."""
+    """Raise ValueError if ``known`` tokens must be truncated, but only ``text`` are given."""
     if known > text:
         raise ValueError(
-            "tokens that are known by their cache alone cannot go past the context length "
+            "tokens that are only in the cache cannot be moved beyond the context length "
             f"{context}: give all input_ids, and no prefill_chunk_size; of a prompt or prefix that "
             "was learned (peft), ask for fewer new tokens"
         )

@@ -56,7 +56,7 @@ class GuidanceWithinContext(UnbatchedClassifierFreeGuidanceLogitsProcessor):
         """Without a negative prompt, the unconditional text is the last token of the prompt."""
         if not input_ids.shape[1] and self.unconditional_context["input_ids"] is None:
             raise ValueError(
-                "guidance_scale needs a prompt of input_ids: give them in place of inputs_embeds, "
+                "guidance_scale needs a prompt of input_ids: give them instead of inputs_embeds, "
                 "or negative_prompt_ids"
             )
         self._prompted = input_ids.shape[1]

@@ -1,6 +1,6 @@
 """Checkpoints of lumenspark 0.1.x: recognition, and conversion to the current model.
 
-In 0.1.x attention was dense whatever ``k``, its four projections had biases, the feed-forward
+In 0.1.x attention was dense for any ``k``, its four projections had biases, the feed-forward
 layers were low-rank, and the output layer was untied, with a bias. Everything ran in float32, with
 GPT-2's tokenizer. Its low-rank layers applied ``U`` first: the old ``U.weight`` (R, in) is the
 current ``V.weight``, the old ``V.weight`` (out, R) the current ``U.weight``.
@@ -21,7 +21,7 @@ from .lowrank_linear import highest_rank
 if TYPE_CHECKING:
     from .configuration_lumenspark import LumensparkConfig
 
-# The keys of its config.json that describe the model. It had ``k`` too, without effect.
+# The keys of its config.json that describe the model. It also had ``k``, without effect.
 OLD_KEYS = ("seq_length", "vocab_size", "embed_dim", "depth", "heads", "dropout", "rank")
 ATTENTION = {
     "q_proj": "q_proj",
@@ -109,8 +109,8 @@ def gpt2_tokenizer() -> Any:
     found = _read_gpt2(GPT2_NAMES[0], GPT2_REVISION)
     if found is None:
         raise ValueError(
-            "this checkpoint of lumenspark 0.1 has no tokenizer beside it and needs that of GPT-2, "
-            f"which is not in the cache and cannot be had from the hub now: run `hf download "
+            "this checkpoint of lumenspark 0.1 has no tokenizer and needs that of GPT-2, "
+            f"which is not in the cache and cannot be downloaded now: run `hf download "
             f"{GPT2_NAMES[0]} vocab.json merges.txt` once with a network, or save one beside it"
         )
     return found
@@ -228,7 +228,7 @@ def _check_config(config: "LumensparkConfig") -> None:
     dense = all(config.rank_of(name) is None for name in projections)
     if config.tie_word_embeddings or not (dense and config.attention_bias and config.head_bias):
         raise ValueError(
-            "this config does not describe a checkpoint of lumenspark 0.1: take the one that "
+            "this config does not describe a checkpoint of lumenspark 0.1: use the one that "
             "LumensparkConfig.from_pretrained reads from its folder"
         )
 

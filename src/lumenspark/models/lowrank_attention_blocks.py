@@ -24,7 +24,7 @@ from .lowrank_attention_slots import EMPTY
 SCORES_PER_SEGMENT = {"cpu": 2**19, "other": 2**26}
 
 
-# Not compiled: unrolled, its loops take a minute and a half to compile and then run at little more
+# Not compiled: unrolled, its loops take 90 seconds to compile and then run at little more
 # than half the speed (docs/log.md).
 @torch.compiler.disable
 def block_attention(

@@ -36,7 +36,7 @@ def chunk_lowrank_attention(
     key_value = key_value.masked_fill(~layout.present[:, None, :, None], 0.0)
     query = take(query, layout.query_columns)
     query = query.masked_fill(~layout.present[:, None, window:, None], 0.0)
-    written = layout.blocks * window  # the last block is still being read
+    written = layout.blocks * window  # queries still attend to the last block
     write = settings.write_weights(
         key_value[:, :, :written, : key.shape[-1]], layout.positions[:, :written]
     )
@@ -53,7 +53,7 @@ def chunk_lowrank_attention(
 def _chunk_unpadded(query: Tensor, key: Tensor, value: Tensor, settings: LowRankSettings) -> Tensor:
     """:func:`chunk_lowrank_attention` for rows from position 0 without pads: as in training."""
     length, window = query.shape[2], settings.window
-    near = 2 * window  # the first two blocks see every earlier token: dense attention
+    near = 2 * window  # the first two blocks attend to every earlier token: dense attention
     query, later = query.split([min(near, length), max(0, length - near)], dim=2)
     head = functional.scaled_dot_product_attention(
         query, key[:, :, :near], value[:, :, :near], is_causal=True, scale=settings.scaling

@@ -64,7 +64,7 @@ def read_weights(
     direct = (apart <= 1) & (positions[:, :, None] >= positions[:, None, :]) & mask[:, None, :]
     scores = ((query * settings.scaling) @ key.transpose(-1, -2)).float()
     scores = scores.masked_fill(~(direct & mask[:, :, None])[:, None], -math.inf)
-    # A pad sees nothing; its row of -inf would give NaN. The result is zeroed below.
+    # A pad attends to nothing; its row of -inf would give NaN. The result is zeroed below.
     scores = scores.masked_fill(~mask[:, None, :, None], 0.0)
     both = torch.cat([slot_scores, scores], dim=-1).softmax(-1) * mask[:, None, :, None]
     read, near = both.split([write.shape[-1], length], dim=-1)

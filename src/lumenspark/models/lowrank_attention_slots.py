@@ -35,7 +35,7 @@ class LowRankSettings:
     """One attention layer's settings."""
 
     project: Project | None  # None: no slots, only the window
-    window: int  # tokens in a block; a token sees its own block and the one before it
+    window: int  # tokens in a block; a token attends to its own block and the previous one
     scaling: float  # of the logits
 
     def write_weights(self, key: Tensor, positions: Tensor) -> Tensor:

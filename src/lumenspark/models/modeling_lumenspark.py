@@ -81,7 +81,7 @@ class LumensparkAttention(nn.Module):
         """The settings of low-rank attention (k=None has none)."""
         return LowRankSettings(
             project=self.project if self.config.k else None,
-            # A block as long as the context already holds all of it.
+            # A block of the context's length already covers the context.
             window=min(self.config.window, self.config.seq_length),
             scaling=self.scaling,
         )
@@ -137,7 +137,7 @@ class LumensparkAttention(nn.Module):
         settings = self.lowrank_settings
         if isinstance(mask, list):
             if past_key_values is not None:  # reached only under torch.compile
-                raise ValueError("several texts in a row cannot be cached: give use_cache=False")
+                raise ValueError("several texts in a row cannot be cached: pass use_cache=False")
             return packed_lowrank_attention(query, key, value, settings, mask, output_attentions)
         layer = None if past_key_values is None else past_key_values.layers[self.layer_idx]
         if output_attentions and layer is not None and layer.get_seq_length():
@@ -240,7 +240,7 @@ class LumensparkPreTrainedModel(PreTrainedModel):
             None, *args, config=config or name, state_dict=weights, **kwargs
         )
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
-        model.name_or_path = model.config.name_or_path = str(name)  # its tokenizer is there
+        model.name_or_path = model.config.name_or_path = str(name)  # where its tokenizer is
         return loaded
 
     @torch.no_grad()
@@ -359,7 +359,7 @@ class LumensparkForCausalLM(LanguageModelMixin, TextGenerationMixin, LumensparkP
             if generation_config.cache_implementation not in (None, "dynamic"):
                 raise ValueError(
                     f"cache_implementation={generation_config.cache_implementation!r}: low-rank "
-                    "attention has one of its own, so leave this out"
+                    "attention has its own cache, so omit this"
                 )
             model_kwargs["past_key_values"] = cast(LumensparkBackbone, self.model).new_cache()
             return None
@@ -381,6 +381,6 @@ class LumensparkForSequenceClassification(SequenceClassificationMixin, Lumenspar
 LumensparkConfig.register_for_auto_class()
 LumensparkBackbone.register_for_auto_class("AutoModel")
 LumensparkForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-# By this name Trainer knows that label smoothing has to compare each token with the next label.
+# Trainer recognises by this name that label smoothing compares each token with the next label.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[LumensparkConfig.model_type] = LumensparkForCausalLM.__name__
 LumensparkForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

@@ -176,6 +176,6 @@ class LumiereForSequenceClassification(SequenceClassificationMixin, LumierePreTr
 LumiereConfig.register_for_auto_class()
 LumiereBackbone.register_for_auto_class("AutoModel")
 LumiereForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-# By this name Trainer knows that label smoothing has to compare each token with the next label.
+# Trainer recognises by this name that label smoothing compares each token with the next label.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[LumiereConfig.model_type] = LumiereForCausalLM.__name__
 LumiereForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

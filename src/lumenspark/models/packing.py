@@ -33,7 +33,7 @@ def read_positions(
         if (said := arguments.get(name)) is not None:
             meant = _positions_said(name, said, rows, length)
             if position_ids is not None and not torch.equal(meant.to(position_ids), position_ids):
-                raise ValueError(f"position_ids and {name} disagree: leave {name} out")
+                raise ValueError(f"position_ids and {name} disagree: omit {name}")
             position_ids = meant
     return position_ids
 
@@ -82,8 +82,8 @@ def check_mask(mask: Any, length: int) -> None:
         return
     if bool(((mask != 0) & (mask != 1)).any()):
         raise ValueError(
-            "the attention mask holds other numbers than 0 (a pad) and 1 (a token): tell texts in "
-            "one row apart by position_ids that begin at 0 again"
+            "the attention mask has values other than 0 (a pad) and 1 (a token): separate texts in "
+            "one row by position_ids that restart at 0"
         )
 
 
@@ -158,9 +158,9 @@ def low_rank_texts(position_ids: Tensor, mask: Tensor | None, known: Tensor | No
     goes_on = torch.cat([first[:1], positions[1:] == positions[:-1] + 1]) & ~first
     if known is not None or not bool((goes_on | (positions == 0)).all()):
         raise ValueError(
-            "low-rank attention counts a text's tokens from 0, cached ones included, so "
-            "position_ids must do so too: give such, begin at 0 again where a new text begins in "
-            "a row (without a cache), or leave them out"
+            "low-rank attention counts the tokens of a text from 0, cached ones included, so "
+            "position_ids must do the same: restart them at 0 for each further text in "
+            "a row (without a cache), or omit them"
         )
     number = (positions == 0).long().cumsum(0) - 1
     lengths = number.bincount()

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any
 
 SAMPLING_ARGUMENTS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
-MOST_NEW_TOKENS = 10_000_000  # more would take forever: the time per token grows with the text
+MOST_NEW_TOKENS = 10_000_000  # more would take too long: the time per token grows with the text
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-5, 1e5  # logits divided by these fit float32
 MOST_PENALTY = 1e9
 

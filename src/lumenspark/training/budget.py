@@ -1,4 +1,4 @@
-"""A time budget becomes a number of steps, once, at the start."""
+"""Conversion of a time budget to a number of steps, once, at the start."""
 
 import time
 from dataclasses import replace
@@ -19,7 +19,7 @@ from lumenspark.training.timing import (
 )
 from lumenspark.training.trainer import Trainer
 
-BUDGET_MARGIN = 0.97  # of the time that is left: steps are not all equally long
+BUDGET_MARGIN = 0.97  # fraction of the remaining time, since step times vary
 
 
 def fit_budget(
@@ -53,10 +53,10 @@ def fit_budget(
     used = time.monotonic() - started
     left = parse_duration(recipe.budget) - used - sampling
     steps = int(left * BUDGET_MARGIN / whole_step)
-    if steps < 1 and teacher_samples is None:  # a budget that trained teachers ends in a model
+    if steps < 1 and teacher_samples is None:  # after its teachers, a run always trains the model
         spent = f", sampling the teachers takes {sampling:.0f} s" if teachers else ""
         raise UserError(
-            f"a budget of {recipe.budget} is over before the first step: set-up took {used:.0f} s"
+            f"a budget of {recipe.budget} ends before the first step: set-up took {used:.0f} s"
             f"{spent} and a step takes {step:.2f} s"
         )
     tokens = len(setup.tokens.splits["train"].ids)

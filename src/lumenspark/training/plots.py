@@ -33,7 +33,7 @@ def draw_curves(run: Run) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     drawn = io.StringIO()
-    # Without a date the same metrics give the same picture.
+    # No date, so that the same metrics give the same picture.
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     write_file(run.path / "loss.svg", drawn.getvalue())
 

@@ -1,8 +1,8 @@
 """The training loop, with validation, checkpoints, rollback after non-finite steps, and stopping.
 
 A step depends on the seed, its number, the weights and the optimizer state alone: batches and
-random numbers have no history. So a run that was killed and resumed ends with the same bits as one
-that was not.
+random numbers have no history. So a resumed run produces the same weights, bit for
+bit, as an uninterrupted one.
 """
 
 import math
@@ -35,7 +35,7 @@ SAMPLE_TOKENS = 48
 
 
 class DivergedError(UserError):
-    """Steps of ``session`` were not finite again and again, at ever lower learning rates."""
+    """Steps of ``session`` stayed non-finite in spite of lower learning rates."""
 
     def __init__(self, message: str, session: Session) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class DivergedError(UserError):
 
 
 class Trainer:
-    """Trains the model of ``setup`` as its recipe says.
+    """Trains the model of ``setup`` by its recipe.
 
     ``teacher_samples`` (n, S): samples of the teachers' predictions for each train token.
     """
@@ -82,12 +82,12 @@ class Trainer:
             checkpoints.recover_interrupted_saves(run.checkpoints)
             checkpointer = self._checkpointer(run)
             state = checkpointer.restore(checkpointer.latest_valid())
-            self.reporter.say(f"going on from step {state.step}")
+            self.reporter.say(f"resuming from step {state.step}")
             self._take_up_best(run, checkpointer, state)
             return self._run(run, checkpointer, state)
 
     def update(self, step: int, lr_scale: float = 1.0) -> StepResult:
-        """One optimizer step. Where it is not finite, the weights are left unchanged."""
+        """Take one optimizer step; a non-finite one leaves the weights unchanged."""
         recipe = self.recipe
         factor = lr_scale * lr_factor(step, recipe.train.steps, recipe.optim)
         set_lr(self.optimizers, recipe.optim, factor)
@@ -137,7 +137,7 @@ class Trainer:
         return session
 
     def _step(self, session: Session, checkpointer: Checkpointer) -> bool:
-        """Take one step. False where it was not finite and the run has gone back instead."""
+        """Take one step. False if it was non-finite and the run was rolled back."""
         state = session.state
         recorder = self._recorder_due(state.step + 1)
         if recorder is not None:
@@ -196,11 +196,11 @@ class Trainer:
         state, loss = session.state, self.validation_loss()
         session.write({"validation_loss": loss, "seconds": session.seconds})
         best = math.inf if state.best_loss is None else state.best_loss
-        # Weights without a finite loss become best only where there is none, so that the run ends.
+        # Weights without a finite loss become best only if there is no other, so that the run ends.
         better = loss < best or not os.path.lexists(session.run.checkpoints / "best")
         note = "the best so far" if better else f"best {best:.4f}, at step {state.best_step}"
         self.reporter.say(f"step {state.step}  validation loss {loss:.4f} ({note})")
-        # Apart from best: steps repeated after a rollback find their own results there.
+        # Separate from best: steps repeated after a rollback would meet their own results there.
         state.validations_without_gain += 1
         if loss < (math.inf if state.lowest_loss is None else state.lowest_loss):
             state.lowest_loss, state.validations_without_gain = loss, 0
@@ -225,7 +225,7 @@ class Trainer:
     def _take_up_best(self, run: Run, checkpointer: Checkpointer, state: State) -> None:
         """Read the best loss from ``best`` itself, which may be of a later step than ``state``.
 
-        Where it is damaged or lost, the weights that the run resumes from become ``best``.
+        If it is damaged or missing, the weights that the run resumes from become ``best``.
         """
         path = run.checkpoints / "best"
         if not os.path.lexists(path) and state.best_loss is None:
@@ -246,7 +246,7 @@ class Trainer:
                 state.best_loss, state.best_step = losses[-1], marker.step
 
     def _go_back(self, session: Session, checkpointer: Checkpointer, result: StepResult) -> None:
-        """After a step that was not finite: restore the last checkpoint, at half the LR."""
+        """Restore the last checkpoint after a non-finite step, and halve the learning rate."""
         failed, lr_scale = session.state, session.state.lr_scale / 2
         path = checkpointer.latest_valid()
         session.write_event(
