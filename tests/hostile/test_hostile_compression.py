@@ -158,7 +158,6 @@ def test_what_is_left_is_counted(
 @pytest.mark.parametrize(
     "options",
     [
-        [],
         ["--params", "nan"],
         ["--params", "inf"],
         ["--params", "-1"],
