@@ -18,6 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -26,6 +27,7 @@ from lumenspark.data.corpora import open_corpus
 from lumenspark.evaluation.perplexity import evaluate
 from lumenspark.recipe import load_recipe, with_overrides
 from lumenspark.reporter import Reporter
+from lumenspark.training.epochs import most_epochs
 from lumenspark.training.setup import set_up
 from lumenspark.training.trainer import Trainer
 
@@ -156,7 +158,6 @@ def train(options: Options, folder: Path, megabytes: float, epochs: float) -> Re
         "inspect.every": 0,
         "train.steps": 1000,
         "train.compile": "on",
-        "train.threads": 1,
         "train.validation_windows": 4096,
     }
     reporter = Reporter(Console(quiet=True))
@@ -198,6 +199,25 @@ def show(results: list[Result]) -> None:
             f"train {result.train_loss:.4f}  validation {result.validation_loss:.4f}  "
             f"test {result.bits_per_byte:.4f} bits per byte"
         )
+    plain = [result for result in results if (result.dropout, result.weight_decay) == (0, 0.1)]
+    print("\ntext, MB, best number of epochs, epochs of train.max_epochs: auto")
+    for data, megabytes in sorted({(result.data, result.megabytes) for result in plain}):
+        series = [r for r in plain if (r.data, r.megabytes) == (data, megabytes)]
+        first = series[0]
+        allowed = most_epochs(load_recipe(first.recipe), first.train_tokens, first.parameters)
+        print(f"{data:<16} {megabytes:>5g} {best_epochs(series):>10} {allowed:>6.1f}")
+
+
+def best_epochs(series: list[Result]) -> str:
+    """Where the parabola through the best result and its neighbours is lowest."""
+    series = sorted(series, key=lambda result: result.epochs)
+    best = min(range(len(series)), key=lambda i: series[i].bits_per_byte)
+    if best in {0, len(series) - 1}:
+        return f"{'<' if best == 0 else '>'} {series[best].epochs:g}"
+    three = series[best - 1 : best + 2]
+    logs = [math.log(result.epochs) for result in three]
+    a, b, _ = np.polyfit(logs, [result.bits_per_byte for result in three], 2)
+    return f"{math.exp(-b / (2 * a)):.1f}"
 
 
 if __name__ == "__main__":

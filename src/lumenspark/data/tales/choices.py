@@ -4,8 +4,11 @@ The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom nu
 OOPSLA 2014), in integers alone.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from math import log2
+from functools import cache
+from itertools import accumulate
+from math import isqrt, log2
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,6 +24,14 @@ def mixed(number: int) -> int:
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
     return number ^ (number >> 31)
+
+
+@cache
+def _zipf(count: int, halves: int) -> tuple[list[int], list[float]]:
+    """Cumulative weights 10^6 / k^(``halves`` / 2), in integers, and the bits of each k."""
+    weights = [10**9 // isqrt(k**halves * 10**6) for k in range(1, count + 1)]
+    total = sum(weights)
+    return list(accumulate(weights)), [log2(total / weight) for weight in weights]
 
 
 class Choices:
@@ -54,9 +65,19 @@ class Choices:
         self.bits += _BITS[of] - _BITS[share if happens else of - share]
         return happens
 
-    def pick(self, options: Sequence[Item]) -> Item:
+    def pick_evenly(self, options: Sequence[Item]) -> Item:
         """One of ``options``, all equally likely."""
         return options[self.below(len(options))]
+
+    def pick(self, options: Sequence[Item], halves: int = 1) -> Item:
+        """One of ``options``, earlier ones more often, as words in a language are.
+
+        Number k, counted from 1, has a probability proportional to 1 / k^(``halves`` / 2).
+        """
+        ends, bits = _zipf(len(options), halves)
+        number = bisect_right(ends, self._draw(ends[-1]))
+        self.bits += bits[number]
+        return options[number]
 
     def pick_other(self, options: Sequence[Item], taken: Sequence[Item]) -> Item:
         """One of ``options`` that is not in ``taken``."""

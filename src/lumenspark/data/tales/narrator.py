@@ -40,7 +40,7 @@ _ASKED = re.compile(r"[!?]\" $")
 _SPEAKING = "said|asked|thought|cried|shouted|called|told|whispered"
 _SPEAKS = re.compile(rf" (?:{_SPEAKING})\b")
 _SAID = re.compile(rf"\b(?:{_SPEAKING}|went|sat|came|stood|lay|was|only|even) $")
-MENTIONS_BY_PRONOUN = 2  # in a row; then the name is repeated
+MENTIONS_BY_PRONOUN = 1  # in a row; then the name is repeated
 
 
 class Part(NamedTuple):
@@ -189,7 +189,7 @@ class Narrator:
         elif form == "a" or (not form and not thing.mentioned):
             phrase = with_article(thing.full)
         else:
-            phrase = f"the {thing.noun}"
+            phrase = f"the {thing.full}"
         thing.mentioned = True
         self._note(phrase, thing.full, "noun", len(phrase) - len(thing.noun))
         return phrase

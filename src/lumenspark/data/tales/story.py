@@ -34,7 +34,7 @@ def write_story(seed: int, split: str, number: int, facts: bool = False) -> Stor
 
 def tell_story(choices: Choices, record: bool) -> tuple[str, Tale]:
     """The name of a plot and its tale, told to the end. ``record``: with what is known about it."""
-    plot = choices.pick(PLOT_NAMES)
+    plot = choices.pick_evenly(PLOT_NAMES)
     tale = Tale(choices, record)
     PLOTS[plot](tale)
     tale.end()

@@ -88,7 +88,7 @@ class Tale:
 
     def _line(self, lines: tuple[str, ...]) -> str:
         """One of the lines that fit the moment."""
-        line = self.choices.pick(fitting(lines, self.world.conditions()))
+        line = self.choices.pick(fitting(lines, self.world.conditions()), halves=4)
         if self.record:
             self.lines.append(line)
         return line
@@ -130,10 +130,10 @@ class Tale:
     def _name(self, endings: tuple[str, ...]) -> str:
         """A name that begins like no other name of the story."""
         onsets = [onset for onset in tables.ONSETS if onset[0] not in self._names]
-        name = self.choices.pick(onsets) + self.choices.pick(tables.VOWELS)
-        if self.choices.chance(2, 5):
-            name += self.choices.pick(tables.ONSETS) + self.choices.pick(tables.VOWELS)
-        name += self.choices.pick(tables.INNER) + self.choices.pick(endings)
+        parts = [onsets, tables.VOWELS, tables.INNER, endings]
+        if self.choices.chance(1, 2):
+            parts[2:2] = [tables.ONSETS, tables.VOWELS]
+        name = "".join(self.choices.pick_evenly(part) for part in parts)
         self._names.append(name[0])
         return capitalised(name)
 
@@ -144,7 +144,7 @@ class Tale:
         def name() -> str:
             if not names:
                 parts = (tables.ONSETS, tables.VOWELS, tables.INNER, tables.PLACE_ENDINGS)
-                names.append(capitalised("".join(self.choices.pick(part) for part in parts)))
+                names.append(capitalised("".join(self.choices.pick_evenly(part) for part in parts)))
             return names[0]
 
         self.set(**{key: name})
