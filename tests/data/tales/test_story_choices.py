@@ -39,13 +39,22 @@ class Traced(Choices):
         happens = super().chance(share, of)
         return bool(self._noted(int(happens), 2, (share if happens else of - share) / of))
 
+    def _by_weight(self, ends: list[int], bits: list[float]) -> int:
+        number = super()._by_weight(ends, bits)
+        begin = ends[number - 1] if number else 0
+        return self._noted(number, len(ends), (ends[number] - begin) / ends[-1])
+
 
 class Shrunken(Traced):
     """Choices from the first two of every large table, so that texts come up again."""
 
     def _draw(self, count: int) -> int:
-        is_large = count > 40 or count in (len(tables.ONSETS), len(tables.INNER))
+        is_large = count in (len(tables.ONSETS), len(tables.INNER))
         return super()._draw(2 if is_large else count)
+
+    def _by_weight(self, ends: list[int], bits: list[float]) -> int:
+        kept = 2 if len(ends) > 40 else len(ends)
+        return super()._by_weight(ends[:kept], bits[:kept])
 
 
 class Lined(Tale):
@@ -84,8 +93,21 @@ def test_no_choice_without_alternatives_costs_bits() -> None:
 def test_later_draws_once() -> None:
     choices = Choices(0)
     letter = choices.later("abcd")
-    assert letter() == letter()
-    assert choices.bits == 2
+    assert choices.bits == 0
+    first, bits = letter(), choices.bits
+    assert bits > 0
+    assert letter() == first
+    assert choices.bits == bits
+
+
+def test_earlier_options_are_picked_more_often() -> None:
+    choices = Choices(0)
+    counts = dict.fromkeys("abcd", 0)
+    for _ in range(20000):
+        counts[choices.pick("abcd", halves=4)] += 1
+    shares = [1 / k**2 for k in range(1, 5)]
+    for letter, share in zip("abcd", shares, strict=True):
+        assert isclose(counts[letter] / 20000, share / sum(shares), abs_tol=0.01)
 
 
 def test_each_counted_choice_shows_in_the_text() -> None:

@@ -10,7 +10,7 @@ from lumenspark.data.tales.story import Story, write_story
 
 # The SHA-256 of the first 200 stories. It changes with any line, table, plot or rule of the
 # narrator, and only then: two machines that agree about it train on the same corpus.
-SHA_256 = "5f84423966ac99e716e19327de877f1bb0679e00bced8e95f65366e9cae25104"
+SHA_256 = "0a1b2c1dd4773c4249ecec035107eb16a214036b738efc6e33f79fa3668c213e"
 DIGEST = """
 import hashlib
 from lumenspark.data.tales.story import write_story

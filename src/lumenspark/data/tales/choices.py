@@ -74,10 +74,12 @@ class Choices:
 
         Number k, counted from 1, has a probability proportional to 1 / k^(``halves`` / 2).
         """
-        ends, bits = _zipf(len(options), halves)
+        return options[self._by_weight(*_zipf(len(options), halves))]
+
+    def _by_weight(self, ends: list[int], bits: list[float]) -> int:
         number = bisect_right(ends, self._draw(ends[-1]))
         self.bits += bits[number]
-        return options[number]
+        return number
 
     def pick_other(self, options: Sequence[Item], taken: Sequence[Item]) -> Item:
         """One of ``options`` that is not in ``taken``."""
