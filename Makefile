@@ -1,4 +1,4 @@
-# make train: train Lumiére-1M on text that Python carries (five minutes). make test: prove the code.
+# make train: train Lumiére-1M in about five minutes. make test: run the tests.
 # make docs: build the site of the documentation into site/. Each makes the environment in .venv, once.
 PYTHON ?= python3
 BIN := .venv/bin

@@ -83,7 +83,16 @@ def evaluate(
         progress=progress,
     )
     if name is not None and weights is not None:
-        command = f"lumenspark.evaluate({name!r}, split={split!r}, protocol={protocol!r})"
+        given = {
+            "data": data.name if isinstance(data, Corpus) else data,
+            "split": split,
+            "protocol": protocol,
+            "context": context,
+            "stride": stride,
+            "checkpoint": checkpoint,
+        }
+        stated = [f"{key}={value!r}" for key, value in given.items() if value is not None]
+        command = f"lumenspark.evaluate({', '.join([repr(name), *stated])})"
         keep(figures, name, run, checkpoint, weights, command)
     return figures
 

@@ -42,21 +42,29 @@ def finish(run: Run, setup: Setup, reporter: Reporter) -> None:
         if path is not None:
             reporter.say(f"{name + ':':<32}{path}")
     reporter.say("\nNext:")
-    for command in next_commands(run, samples[0]):
+    for command in next_commands(run, samples[0], tokenizer):
         reporter.say(f"  {command}")
 
 
-def next_commands(run: Run, sample: Sample) -> list[str]:
+def next_commands(run: Run, sample: Sample, tokenizer: Any) -> list[str]:
     """Three commands to go on with: write, look inside, train on other text."""
     recipe = run.recipe()
     preset = recipe.name if recipe.name in recipe_names() else "lumiere-1m"
-    wrote = sample.text.startswith(sample.prompt)  # or the reason why there is no text
-    sentence = " ".join(sample.text.split()[:INSPECTED_WORDS]) if wrote else "A sentence of yours"
+    sentence = _beginning(sample, tokenizer, recipe.model.context)
     return [
         f"lumenspark generate {run.id} {shlex.quote(sample.prompt)}",
         f"lumenspark inspect {run.id} {shlex.quote(sentence)} -o page.html",
         f"lumenspark train {preset} --data your-folder --budget 20m",
     ]
+
+
+def _beginning(sample: Sample, tokenizer: Any, context: int) -> str:
+    """The first words of a sample, at most :data:`INSPECTED_WORDS`, that fit into the context."""
+    words = sample.text.split()[:INSPECTED_WORDS]
+    while words and len(tokenizer(" ".join(words))["input_ids"]) > context:
+        words.pop()
+    wrote = sample.text.startswith(sample.prompt)  # or the reason why there is no text
+    return " ".join(words) if words and wrote else "A sentence of yours"
 
 
 def _write_samples(

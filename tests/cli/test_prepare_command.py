@@ -70,11 +70,14 @@ def test_a_corpus_can_be_named_instead_of_a_recipe_and_its_facts_written(
     monkeypatch.chdir(tmp_path)
     printed = call("prepare", "tales-1mb", "--facts")
     assert "train: 1,000 documents, " in printed
-    assert f"text and facts: {tmp_path / 'tales-1mb'}" in printed
+    assert f"text and facts: {tmp_path / 'tales-1mb-facts'}" in printed
     assert "bits per byte, which no model can beat" in printed
-    text = (tmp_path / "tales-1mb" / "validation.txt").read_text("utf-8")
-    facts = (tmp_path / "tales-1mb" / "validation.facts.jsonl").read_text("utf-8").splitlines()
+    text = (tmp_path / "tales-1mb-facts" / "validation.txt").read_text("utf-8")
+    facts = (
+        (tmp_path / "tales-1mb-facts" / "validation.facts.jsonl").read_text("utf-8").splitlines()
+    )
     first, second = map(json.loads, facts[:2])
+    assert run(["prepare", "tales-1mb", "--facts"]) == 2  # and tales is still the corpus
     assert text[first["start"] : second["start"]].count("\n") >= 1
 
 

@@ -93,7 +93,7 @@ CUT_SHORT = gzip.compress(b"text", mtime=0)[:-9]
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.csv", "id,text\n1,a, b\n", r"train\.csv, line 2: 3 values, .* names 2 columns: put"),
+        ("train.csv", "id,text\n1,a, b\n", r"train\.csv, line 2: 3 values, .* 2 columns: put"),
         ("train.csv", 'text\n"open\n', r"train\.csv, after row \d+, cannot be read \(unexpected"),
         ("train.csv", "body\nx\n", r"no column 'text' \(it has: 'body'\).*--corpus\.text-field"),
         ("train.json", '[{"text": "a"}, {"text": 1}]', r"train\.json, row 2: the field 'text' is"),

@@ -200,7 +200,12 @@ MODEL_FILES = {
     "checkpoints/best/model.safetensors": "generate evaluate inspect resume",
     "checkpoints/last/model.safetensors": "resume",
 }
-MADE_AT_THE_END = {"README.md": "runs resume", "loss.svg": "resume", "inspect.html": "resume"}
+MADE_AT_THE_END = {
+    "README.md": "runs resume",
+    "loss.svg": "resume",
+    "inspect.html": "resume",
+    "samples.json": "resume",
+}
 FOLDERS = {
     "checkpoints": "runs card generate evaluate inspect resume",
     "checkpoints/best": "runs card generate evaluate inspect resume",

@@ -8,9 +8,9 @@ from lumenspark.recipe import recipe_names
 
 ABOUT = """Tokenize the corpus of a recipe into the token cache that train reads. Instead of a
 recipe, a corpus can be named: lumenspark prepare tales.
---facts             write the text of tales, and what is known about each sentence, into a folder
-                    of its name: who each pronoun means, who is where and holds what, and which
-                    word determines which"""
+--facts             write the text of tales, and what is known about each sentence, into
+                    the folder tales-facts: who each pronoun means, who is where and holds
+                    what, and which word determines which"""
 
 
 def main(arguments: list[str]) -> None:
@@ -25,13 +25,15 @@ def main(arguments: list[str]) -> None:
     tales = corpus if isinstance(corpus, Tales) else None
     if facts and tales is None:
         raise UserError(f"--facts is for tales, not for {corpus.name}: name tales as the data")
+    folder = Path(f"{corpus.name}-facts")
+    if facts and folder.exists():
+        raise UserError(f"{folder} exists already: move it away, or work in another folder")
     tokens = prepare_recipe_tokens(recipe, corpus, print, check_every_byte=True)
     print(f"vocabulary of {tokens.vocab_size:,}; token cache: {tokens.folder}")
     if tales is None:
         return
     print(f"entropy: {tales.entropy('test'):.4f} bits per byte, which no model can beat")
     if facts:
-        folder = Path(tales.name)
         tales.write_facts(folder)
         print(f"text and facts: {folder.resolve()}")
 

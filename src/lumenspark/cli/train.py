@@ -44,7 +44,7 @@ def intention(recipe: "Recipe") -> str:
     length = f"at most {recipe.budget}" if recipe.budget else f"{recipe.train.steps:,} steps"
     return (
         f"{recipe.name}: text, tokenizer and training ({length}), then evaluation, model card and "
-        "curves. Ctrl-C stops it, `lumenspark resume latest` continues."
+        "curves. Ctrl-C stops it, `lumenspark resume RUN` continues."
     )
 
 

@@ -281,7 +281,7 @@ def evaluation(files: RunFiles) -> str:
 
 
 def samples(files: RunFiles) -> str:
-    """What the checkpoint writes, and what the model wrote at its validations."""
+    """What the checkpoint writes, and what the model wrote during training."""
     final = [
         f"Prompt {code(sample.prompt)}, temperature {sample.temperature:g}, "
         f"seed {sample.seed:d}:\n\n{fenced(_plain(sample.text), 'text')}"

@@ -124,7 +124,8 @@ class MetricsLog:
 
 
 def _last_line_after(content: bytes, step: int) -> int | None:
-    """Start of the last line, if it is a measurement after ``step``; else None."""
+    """Start of the last line, if it is a measurement or sample after ``step``; else None."""
     start = content.rfind(b"\n", 0, max(0, len(content) - 1)) + 1
     line = _parse(content[start:-1])
-    return start if line and "event" not in line and line["step"] > step else None
+    undone = line and line.get("event") in (None, "sample") and line["step"] > step
+    return start if undone else None

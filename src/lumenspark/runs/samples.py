@@ -37,9 +37,12 @@ def read_samples(run: Path, weights: str | None) -> list[Sample]:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if content["weights"] != weights:
             return []
-        samples = [Sample(**sample) for sample in content["samples"]]
-        for sample in samples:
-            if not isinstance(sample.prompt, str) or not isinstance(sample.text, str):
-                raise TypeError("a sample is no text")
-            float(sample.temperature), int(sample.seed)
-        return samples
+        return [
+            Sample(
+                prompt=str(sample["prompt"]),
+                text=str(sample["text"]),
+                temperature=float(sample["temperature"]),
+                seed=int(sample["seed"]),
+            )
+            for sample in content["samples"]
+        ]

@@ -62,11 +62,12 @@ def fit_budget(
     tokens = len(setup.tokens.splits["train"].ids)
     most = most_steps(recipe, tokens, sum(p.numel() for p in setup.model.parameters()))
     fitted = _with_steps(recipe, steps, teachers, most)
-    if fitted.train.steps == most:
+    if fitted.train.steps == most and not teachers:  # with teachers, they are trained first
         epochs = most * recipe.tokens_per_step / tokens
+        why = "more would overfit" if recipe.train.max_epochs == "auto" else "as asked"
         reporter.say(
-            f"the text is read {epochs:.1f} times, in {in_words(most * whole_step)}; more would "
-            "overfit (train.max_epochs)"
+            f"the text is read {epochs:.1f} times, in {in_words(most * whole_step)}; {why} "
+            "(train.max_epochs)"
         )
     return replace(setup, recipe=fitted)
 

@@ -11,7 +11,7 @@ from lumenspark.files import set_aside
 from lumenspark.runs.environment import mend_environment
 from lumenspark.runs.run import Run
 
-MADE_AT_THE_END = ("evaluation.json", "loss.svg", "README.md", "inspect.html")
+MADE_AT_THE_END = ("evaluation.json", "samples.json", "loss.svg", "README.md", "inspect.html")
 
 
 def repair_side_files(run: Run, environment: Mapping[str, Any]) -> Iterator[str]:

@@ -54,8 +54,10 @@ def seconds_per_sample(trainer: Trainer) -> float:
     """Time of one sample of text, in seconds; 0 without samples."""
     if not trainer.recipe.train.sample_every_steps:
         return 0.0
+    prompt = trainer.recipe.train.prompt or ""
+    trainer.sample(prompt)  # warms up
     started = time.perf_counter()
-    trainer.sample(trainer.recipe.train.prompt or "")
+    trainer.sample(prompt)
     return time.perf_counter() - started
 
 

@@ -9,7 +9,7 @@ form after a dot:
 ``{A.him}``     object: him, her, or the name
 ``{A.his}``     possessive: his, her, or the name with 's
 ``{A.self}``    himself, herself
-``{T}``         a thing: "a brass lantern" at its first mention, "the lantern" afterwards
+``{T}``         a thing: "a brass lantern" at its first mention, then "the brass lantern"
 ``{T.a}``       with the indefinite article
 ``{T.the}``     with the definite article
 ``{T.bare}``    the noun alone
