@@ -7,8 +7,6 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # typing takes longer to import than this package
 if TYPE_CHECKING:  # for editors and type checkers; _HOME says the same at run time
-    from typing import Any
-
     from lumenspark import inspect
     from lumenspark.api import card, compress, evaluate, generate, prepare, push
     from lumenspark.inspect.architectures import inspect_names
@@ -97,7 +95,7 @@ _HOME = {
 
 if not TYPE_CHECKING:  # otherwise a type checker would accept every name
 
-    def __getattr__(name: str) -> "Any":
+    def __getattr__(name: str) -> object:
         if name == "inspect":
             return import_module("lumenspark.inspect")
         if name not in _HOME:

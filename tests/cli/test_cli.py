@@ -155,6 +155,7 @@ def test_a_run_leaves_what_the_design_says(trained: Path) -> None:
         "checkpoints",
         "evaluation.json",
         "loss.svg",
+        "samples.json",
         "README.md",
     }
     assert len(trained.name) == 8

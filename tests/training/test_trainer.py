@@ -202,6 +202,7 @@ def test_a_budget_becomes_a_number_of_steps(
     steps = {}
     for budget in ("100s", "200s"):
         more = {"budget": budget, "train__compile": "off", "train__max_epochs": None}
+        more["train__sample_every"] = 0
         setup = set_up(small(text_folder, **more), Collected())
         fitted = fit_budget(setup, time.monotonic(), Collected())
         steps[budget] = fitted.recipe.train.steps

@@ -110,6 +110,12 @@ def _note_interrupts() -> None:
         sys.unraisablehook = report
 
 
+def check_interrupts() -> None:
+    """Raise KeyboardInterrupt again, if an import has swallowed it."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
 def _stopped() -> int:
     """Say that the command was stopped, and return its exit code."""
     print("lumenspark: stopped by Ctrl-C", file=sys.stderr, flush=True)
@@ -173,6 +179,7 @@ def _run_command(command: str, *arguments: str) -> int:
     if not _has_current_folder():
         raise UserError("the current folder no longer exists: change to another one")
     module = import_module(f"lumenspark.cli.{command}")
+    check_interrupts()
     return int(module.main(list(arguments)) or 0)
 
 

@@ -6,11 +6,12 @@ from lumenspark.cli.parsing import parse_recipe
 from lumenspark.errors import UserError
 from lumenspark.recipe import recipe_names
 
-ABOUT = """Tokenize the corpus of a recipe into the token cache that train reads. Instead of a
-recipe, a corpus can be named: lumenspark prepare tales.
---facts             write the text of tales, and what is known about each sentence, into
-                    the folder tales-facts: who each pronoun means, who is where and holds
-                    what, and which word determines which"""
+ABOUT = """Tokenize the corpus of a recipe into the token cache that train reads.
+
+A corpus can stand in place of the recipe: lumenspark prepare tales.
+--facts             write the text of tales, and what is known about each
+                    sentence, into the folder tales-facts: who a pronoun means,
+                    who is where and holds what, which word determines which"""
 
 
 def main(arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
+from lumenspark.cli import check_interrupts
 from lumenspark.cli.parsing import parse_recipe
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
         from lumenspark.pipeline import train
         from lumenspark.training.estimate import estimate
 
+    check_interrupts()
     if dry_run:
         print_estimate(estimate(recipe, reporter, started))
         return 0

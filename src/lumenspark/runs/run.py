@@ -30,7 +30,7 @@ ID_LENGTH = 8
 BEGINNING = ".beginning-"  # prefix of incomplete run folders
 MAY_CHANGE = {  # keys of recipe section train that may change on resume
     *("steps", "early_stopping_patience", "log_every", "validate_every", "save_every"),
-    *("keep_checkpoints", "sample_every", "prompt", "compile", "threads", "tracker"),
+    *("keep_checkpoints", "max_epochs", "sample_every", "prompt", "compile", "threads", "tracker"),
 }
 ALWAYS_WRITTEN = {
     "name",

@@ -5,10 +5,12 @@ A model that reads a small text again and again learns it by heart, and predicts
 
 from lumenspark.recipe import Recipe
 
-# Where the test loss is lowest, measured by benchmarks/epochs.py (docs/figures.md).
-EPOCHS = 5.0
-PER_PARAMETER = 0.5  # tokens of text for each parameter, at which EPOCHS holds
-EXPONENT = 0.3
+# Up to half a token of text for each parameter, the test loss is lowest after 4 to 5 epochs
+# (benchmarks/epochs.py). With 2.7 tokens for each it still falls between 4.3 and 9.6 epochs
+# (docs/figures.md).
+EPOCHS = 4.5
+PER_PARAMETER = 0.5
+EXPONENT = 0.5
 
 
 def most_epochs(recipe: Recipe, train_tokens: int, parameters: int) -> float | None:
