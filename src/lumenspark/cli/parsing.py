@@ -14,7 +14,7 @@ T = TypeVar("T")
 # Lines that begin with a letter are joined to paragraphs, without regard to the terminal's width.
 COMMON = """RECIPE: a preset (lumenspark recipes lists them), or a .yaml file
 --data my-folder    text file, folder, hub dataset, tales, python-docs,
-                    wikitext-2, or auto (wikitext-2 if it can be had, else tales)
+                    wikitext-2, or auto: wikitext-2 if at hand, else tales
 --budget 20m        time for set-up and training; sets the number of steps
 --train.steps 500   number of optimizer steps, in place of a budget
 --size 3m           scale lumiere-1m to 300k … 100m parameters: width, depth,
