@@ -27,6 +27,11 @@ main()
 """
 
 
+def heeding_interrupts() -> None:
+    """A shell starts jobs in the background with interrupts ignored, which children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("name", "command"),
     [
@@ -58,6 +63,7 @@ def test_during_an_import(name: str, command: str, trained: Path, tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=heeding_interrupts,
     )
     assert (done.returncode, done.stderr) == (130, SENTENCE)
     assert not any(tmp_path.iterdir())
@@ -78,6 +84,7 @@ def test_in_the_first_seconds(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heeding_interrupts,
     )
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)

@@ -22,7 +22,7 @@ from lumenspark.model_card.run_files import RunFiles
 
 # Not strftime's %b, which follows the locale.
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-LONGEST_SAMPLE = 200  # characters, in the table of samples
+LONGEST_SAMPLE = 190  # characters, in the table of samples
 # Names of the same dimension in configs of transformers.
 CONFIG_NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "depth"),
@@ -293,7 +293,7 @@ def samples(files: RunFiles) -> str:
         if event["event"] == "sample"
     }
     rows = [
-        f"| {step:,} | {text(shortened(' '.join(words.split()), LONGEST_SAMPLE))} |"
+        f"| {step:,} | {text(' '.join(words.split())[:LONGEST_SAMPLE])} |"
         for step, words in sorted(written.items())
     ]
     parts = final
