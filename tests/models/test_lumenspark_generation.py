@@ -315,7 +315,7 @@ def test_there_are_no_keys_and_values_to_add_to(model: LumensparkForCausalLM, id
 def test_a_mask_that_leaves_out_what_the_cache_knows_is_an_error(family: str, ids: Tensor) -> None:
     model = new_model(small_config(family)).eval()
     cache = model(ids, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="it must cover those that the cache knows too"):
+    with pytest.raises(ValueError, match="it must cover the cached ones too"):
         model(ids[:, :1], past_key_values=cache, attention_mask=torch.ones_like(ids[:, :1]))
 
 

@@ -84,7 +84,7 @@ def test_the_configuration_is_written_under_the_documents_names_and_those_of_tra
     assert LumensparkConfig.from_pretrained(tmp_path, embed_dim=64).hidden_size == 64
     assert LumensparkConfig.from_pretrained(tmp_path, hidden_size=64).embed_dim == 64
     (tmp_path / "config.json").write_text(json.dumps(written | {"embed_dim": 64}))
-    with pytest.raises(ValueError, match="hidden_size=32 and embed_dim=64 are names of one number"):
+    with pytest.raises(ValueError, match="hidden_size=32 and embed_dim=64 are names of the same"):
         LumensparkConfig.from_pretrained(tmp_path)
 
 

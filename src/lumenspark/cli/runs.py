@@ -108,7 +108,8 @@ def _test_figures(run: "Run", problems: list[str]) -> dict[str, Any]:
         if entries:
             best = run.checkpoint("best")
             entries = of_weights(entries, "best", weights_digest(best), checkpoint_step(best))
-        own = (run.environment().get("corpus") or {}).get("digest")
+        corpus = run.environment().get("corpus")
+        own = corpus.get("digest") if isinstance(corpus, dict) else None
     except UserError as error:
         problems.append(str(error))
         return {}
