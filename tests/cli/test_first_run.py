@@ -102,7 +102,8 @@ def test_the_commands_that_it_suggests(first_run: tuple[Path, str]) -> None:
 
     assert train[:2] == ["lumenspark", "train"]
     (folder / "your-folder").mkdir()
-    (folder / "your-folder" / "text.txt").write_text("A line of text.\n\n" * 3000)
+    for split in ("train", "validation", "test"):
+        (folder / "your-folder" / f"{split}.txt").write_text("A line of text.\n\n" * 3000)
     done = lumenspark(*train[1:], "--dry-run", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "training time" in done.stdout
+    assert "whole time" in done.stdout
