@@ -71,8 +71,8 @@ def _write_samples(
     run: Run, setup: Setup, model: Any, tokenizer: Any, weights: Weights
 ) -> list[Sample]:
     """Write samples.json: continuations of the prompt by ``best``, from several seeds."""
-    recipe = run.recipe()
-    prompt = setup.corpus.prompt if recipe.train.prompt is None else recipe.train.prompt
+    recipe = setup.recipe
+    prompt = recipe.train.prompt or ""
     samples = [
         Sample(
             prompt=prompt,

@@ -154,7 +154,7 @@ def why_not_reached(kind: str, hub_id: str, revision: str | None, seconds: float
     try:
         return answers.get(timeout=seconds)
     except Empty:
-        return f"the hub has not answered within {seconds:g} s"
+        return f"the hub did not answer within {seconds:g} s"
 
 
 def offline_message(kind: str, hub_id: str, config: str | None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lumenspark.data.corpora import open_corpus
-from lumenspark.data.tales.corpus import Tales
+from lumenspark.data.tales.corpus import Tales, is_tales
 from lumenspark.errors import UserError
 
 
@@ -36,6 +36,11 @@ def test_validation_and_test_are_the_same_for_each_size_and_no_story_is_in_two_s
 def test_a_size_that_is_none(name: str) -> None:
     with pytest.raises(UserError, match="write tales, or tales-100mb for another size"):
         open_corpus(name)
+
+
+@pytest.mark.parametrize("name", ["tales-lab/stories", "tales-old.txt", "tales-a/b/c"])
+def test_a_path_or_a_hub_id_with_such_a_beginning_is_none_of_ours(name: str) -> None:
+    assert not is_tales(name)
 
 
 def test_the_entropy_is_that_of_the_choices() -> None:

@@ -226,7 +226,7 @@ class _SweepRun:
             session, diverged = error.session, True
         if session.stop.signal is not None:  # during the last step
             raise Stopped(run.id, session.stop.signal)
-        # A teacher that diverged has a session of its own: the run has not begun.
+        # The session of a teacher that diverged is not that of the run, which did not start.
         state = session.state if session.run == run else State()
         return self._outcome(run, state, diverged)
 

@@ -21,11 +21,12 @@ LARGEST = 1_000_000  # megabytes
 HELD_OUT = {"validation": 600, "test": 600}  # stories
 
 _NAME = re.compile(r"tales(?:-(\d{1,7})mb)?")
+_LIKE_A_NAME = re.compile(r"tales(?:-\w*)?")  # neither a path nor the id of a hub dataset
 
 
 def is_tales(source: str) -> bool:
-    """Whether a name is that of this corpus, in some size."""
-    return source == "tales" or source.startswith("tales-")
+    """Whether a name means this corpus, in some size."""
+    return _LIKE_A_NAME.fullmatch(source) is not None
 
 
 class Tales(Corpus):
@@ -75,7 +76,8 @@ class Tales(Corpus):
         }
         stories["train"] = stories["validation"]  # all splits have the same distribution
         return {
-            split: sum(story.bits for story in part) / sum(len(story.text) for story in part)
+            split: sum(story.bits for story in part)
+            / sum(len(story.text.encode()) for story in part)
             for split, part in stories.items()
         }
 

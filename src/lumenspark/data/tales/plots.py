@@ -540,7 +540,7 @@ def fear(t: Tale) -> None:
 
 
 def stranger(t: Tale) -> None:
-    """Somebody whom nobody trusts knows what nobody knew."""
+    """A stranger whom people distrust solves a problem of the town."""
     a = _hero(t, CHILDREN)
     problem, solution = t.choices.pick(tables.PROBLEMS)
     t.set(problem=problem, solution=solution)
@@ -751,7 +751,7 @@ def flood(t: Tale) -> None:
 
 
 def homeward(t: Tale) -> None:
-    """A long way home, and nobody is there."""
+    """A long way home, to an empty house."""
     a = _hero(t)
     home = a.place
     assert home is not None
