@@ -27,8 +27,8 @@ HELP = """usage: lumenspark COMMAND [ARGUMENTS]      (lumenspark COMMAND --help 
 {commands}
 
 First commands (a model: a folder, a run id or its first letters, latest, or a hub id):
-  lumenspark train --budget 4m                      on the documentation of Python
-  lumenspark generate latest "The list"
+  lumenspark train --budget 4m                      on WikiText-2, or on tales without a network
+  lumenspark generate latest "There was once"
   lumenspark train --data my-folder --budget 20m    --dry-run estimates time and memory
   lumenspark runs --best
 --version prints the version; --debug shows the traceback of an error."""
@@ -184,7 +184,7 @@ def _run_command(command: str, *arguments: str) -> int:
 
 
 def _has_current_folder() -> bool:
-    """Raise UserError if the current folder was deleted: loading torch would end the process."""
+    """Whether the current folder exists: if it was deleted, loading torch ends the process."""
     try:
         os.getcwd()  # noqa: PTH109 (Path.cwd() is the same call)
     except OSError:

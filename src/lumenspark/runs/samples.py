@@ -37,12 +37,11 @@ def read_samples(run: Path, weights: str | None) -> list[Sample]:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if content["weights"] != weights:
             return []
-        return [
-            Sample(
-                prompt=str(sample["prompt"]),
-                text=str(sample["text"]),
-                temperature=float(sample["temperature"]),
-                seed=int(sample["seed"]),
-            )
-            for sample in content["samples"]
-        ]
+        return [_checked(**sample) for sample in content["samples"]]
+
+
+def _checked(prompt: str, text: str, temperature: float, seed: int) -> Sample:
+    """Raises TypeError and ValueError for values of other types."""
+    if not isinstance(prompt, str) or not isinstance(text, str):
+        raise TypeError("a sample is not text")
+    return Sample(prompt, text, float(temperature), int(seed))
